@@ -1,0 +1,180 @@
+"""What the router and the datapath process say to each other.
+
+They talk over a UNIX SEQPACKET socket in the run directory: one message, one packet, encoded
+by `weavepy.base.wire`. The datapath listens, because it outlives the router. On each new
+connection it first sends a `Snapshot` of what it has; the router compares that with what it
+wants and sends only the difference. There is one router at a time: a newer connection
+replaces an older one. When the router is gone, the datapath carries on with what it has,
+rekeying included.
+"""
+
+import msgspec
+
+from weavepy.base.wire import Decoder
+
+MAX_MESSAGE_BYTES = 192 * 1024
+"""Below the kernel's default for one packet of a SEQPACKET socket (net.core.wmem_default)."""
+
+
+class Epoch(msgspec.Struct, frozen=True):
+    """One generation of a session's keys, agreed by the two routers over TCP.
+
+    Both ends derive the two directions' keys from `secret` by label; `initiator` says which
+    end of the labels we are. An epoch is received on from the moment it is installed, and
+    sent on as soon as one authentic record came in on it.
+    """
+
+    secret: bytes
+    """32 bytes, unique to this epoch."""
+    initiator: bool
+    local_index: int
+    """32 bits, chosen by us: what datagrams to us on this epoch carry."""
+    remote_index: int
+    """32 bits, chosen by the peer: what datagrams to it on this epoch carry."""
+
+
+class DropCount(msgspec.Struct, frozen=True):
+    reason: str
+    count: int
+
+
+class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One peer's session as the datapath sees it."""
+
+    peer: str
+    up: bool
+    """True while authentic records came in within the last `SESSION_DEAD_S` seconds."""
+    reason: str
+    """Why it is not up; empty while it is."""
+    endpoint_host: str
+    endpoint_port: int
+    overlay_mtu_bytes: int
+    """The largest inner IP packet that fits one datagram on the path as probed."""
+    path_mtu_bytes: int
+    """The largest underlay IP packet that was seen to pass; 0 before the first probe."""
+    epoch: int
+    """How many times this session's keys have been replaced since it came up."""
+    rtt_ms: float
+    frames_sent: int
+    frames_received: int
+    bytes_sent: int
+    bytes_received: int
+    records_sent: int
+    records_received: int
+    drops: list[DropCount]
+
+
+# --- router to datapath ----------------------------------------------------------------------
+
+
+class InstallEpoch(msgspec.Struct, frozen=True, tag=True):
+    """Add a session or give it a new generation of keys. The endpoint may be a mere guess."""
+
+    peer: str
+    short_id: int
+    endpoint_host: str
+    endpoint_port: int
+    epoch: Epoch
+
+
+class RemoveSession(msgspec.Struct, frozen=True, tag=True):
+    peer: str
+
+
+class InstallRoutes(msgspec.Struct, frozen=True, tag=True):
+    """Replace all routes. Short ids stand for peers; neighbours are named by short id too."""
+
+    ourself: int
+    unicast: dict[int, int]
+    """Destination to next hop."""
+    broadcast: dict[int, list[int]]
+    """Source, ourself included, to the neighbours its broadcasts go on to."""
+    short_ids: dict[int, str]
+    """Every short id used above to its peer's name."""
+
+
+class SetMtu(msgspec.Struct, frozen=True, tag=True):
+    """The overlay MTU in force on this host: the TAP's, and what DF packets are held against."""
+
+    mtu_bytes: int
+
+
+class ForgetMacs(msgspec.Struct, frozen=True, tag=True):
+    """A peer is gone: whatever was learnt behind it will be learnt anew."""
+
+    short_id: int
+
+
+class Report(msgspec.Struct, frozen=True, tag=True):
+    """Ask for a `Snapshot`."""
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """Close the TAP and end. Only `weavepy stop` and `reset` send this."""
+
+
+# --- datapath to router ----------------------------------------------------------------------
+
+
+class MacEntry(msgspec.Struct, frozen=True):
+    mac: str
+    short_id: int
+    age_s: float
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """All that the datapath has. Sent on connection and in answer to `Report`."""
+
+    pid: int
+    version: str
+    uptime_s: float
+    tap: str
+    udp_port: int
+    mtu_bytes: int
+    encrypted: bool
+    offloads: list[str]
+    """Those in use, e.g. "tap-tso", "tap-uso", "udp-gso", "udp-gro"; empty: the portable path."""
+    ourself: int
+    sessions: list[SessionReport]
+    routes: InstallRoutes
+    macs: list[MacEntry]
+    """The newest 256 at most."""
+    mac_count: int
+    drops: list[DropCount]
+    """Those that belong to no session: unknown index, no route, TAP queue full ..."""
+
+
+class SessionUp(msgspec.Struct, frozen=True, tag=True):
+    """Authentic records go both ways (our probes are answered)."""
+
+    peer: str
+    endpoint_host: str
+    endpoint_port: int
+
+
+class SessionDown(msgspec.Struct, frozen=True, tag=True):
+    peer: str
+    reason: str
+
+
+class EndpointRoamed(msgspec.Struct, frozen=True, tag=True):
+    peer: str
+    endpoint_host: str
+    endpoint_port: int
+
+
+class PathMtuChanged(msgspec.Struct, frozen=True, tag=True):
+    peer: str
+    path_mtu_bytes: int
+    overlay_mtu_bytes: int
+
+
+ToDatapath = InstallEpoch | RemoveSession | InstallRoutes | SetMtu | ForgetMacs | Report | Shutdown
+FromDatapath = Snapshot | SessionUp | SessionDown | EndpointRoamed | PathMtuChanged
+
+to_datapath_decoder = Decoder(ToDatapath, "message to the datapath")
+from_datapath_decoder = Decoder(FromDatapath, "message from the datapath")
+
+SESSION_DEAD_S = 3.0
+"""A session that got no authentic record for this long is down. Probes go out each second
+when there is nothing else to send, so this is three lost in a row."""

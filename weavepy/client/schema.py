@@ -1,0 +1,361 @@
+"""The control API, version 1: every request and answer, in one place.
+
+JSON over HTTP on the UNIX socket in the run directory. `docs/api.json` is generated from this
+file. A request that fails answers with `Failure` and a status of 400 (asked wrongly: exit code
+2), 404 (no such thing), 409 (conflicts with what is), 503 (not now) or 504 (waited in vain).
+
+| method and path           | request           | answer          |
+|---------------------------|-------------------|-----------------|
+| GET  /v1/status           |                   | Status          |
+| GET  /v1/report           |                   | Report          |
+| POST /v1/connect          | ConnectRequest    | TargetsAnswer   |
+| POST /v1/forget           | ForgetRequest     | TargetsAnswer   |
+| POST /v1/attach           | AttachRequest     | Attachment      |
+| POST /v1/detach           | DetachRequest     | DetachAnswer    |
+| POST /v1/expose           | ExposeRequest     | ExposeAnswer    |
+| POST /v1/hide             | HideRequest       | ExposeAnswer    |
+| GET  /v1/attachments      |                   | AttachmentList  |
+| GET  /v1/ipam             |                   | IpamStatus      |
+| POST /v1/ipam/allocate    | AllocateRequest   | AddressAnswer   |
+| POST /v1/ipam/claim       | ClaimRequest      | AddressAnswer   |
+| POST /v1/ipam/release     | ReleaseRequest    | ReleaseAnswer   |
+| POST /v1/ipam/lookup      | LookupRequest     | LookupAnswer    |
+| POST /v1/ipam/prime       | PrimeRequest      | IpamStatus      |
+| POST /v1/stop             | StopRequest       | Done            |
+| POST /v1/reset            | ResetRequest      | Done            |
+"""
+
+import msgspec
+
+
+class Struct(msgspec.Struct, kw_only=True):
+    """A JSON object; unknown members are ignored."""
+
+
+class Failure(Struct):
+    """Why a request failed, as one line that says what to do."""
+
+    code: str
+    """One of "usage", "not-found", "conflict", "not-ready", "timeout", "internal"."""
+    message: str
+
+
+class Done(Struct):
+    message: str
+
+
+# --- mesh --------------------------------------------------------------------------------------
+
+
+class ConnectRequest(Struct):
+    targets: list[str]
+    """Each "host", "host:port" or "[v6]:port"."""
+    replace: bool = False
+    """Forget all other given targets."""
+
+
+class ForgetRequest(Struct):
+    targets: list[str]
+
+
+class TargetsAnswer(Struct):
+    targets: list[str]
+
+
+# --- containers and host -----------------------------------------------------------------------
+
+
+class AttachRequest(Struct):
+    """Exactly one of `namespace`, `pid` and `container` is given."""
+
+    namespace: str = ""
+    """The name of a network namespace (as `ip netns` lists it) or a path to one."""
+    pid: int = 0
+    container: str = ""
+    """A containerd or Docker id, or an unambiguous beginning of one."""
+    addresses: list[str] = []
+    """Each "net:default", "net:CIDR", "ip:ADDRESS/LENGTH"; none means "net:default"."""
+    interface: str = "ethwe"
+    """The interface's name inside the namespace."""
+    timeout_s: float = 30.0
+
+
+class DetachRequest(Struct):
+    namespace: str = ""
+    pid: int = 0
+    container: str = ""
+    addresses: list[str] = []
+    """Only these; none means all, and the interface goes too."""
+
+
+class DetachAnswer(Struct):
+    released: list[str]
+
+
+class Attachment(Struct):
+    id: str
+    """What the addresses belong to in the ring: a container id, or the namespace's path."""
+    namespace: str
+    interface: str
+    host_interface: str
+    mac: str
+    addresses: list[str]
+    """Each "ADDRESS/LENGTH"."""
+
+
+class AttachmentList(Struct):
+    attachments: list[Attachment]
+
+
+class ExposeRequest(Struct):
+    addresses: list[str] = []
+    masquerade: bool = True
+
+
+class HideRequest(Struct):
+    addresses: list[str] = []
+
+
+class ExposeAnswer(Struct):
+    addresses: list[str]
+
+
+# --- ipam ----------------------------------------------------------------------------------------
+
+
+class AllocateRequest(Struct):
+    owner: str
+    subnet: str = ""
+    """CIDR within the universe; empty means the default subnet."""
+    timeout_s: float = 30.0
+
+
+class ClaimRequest(Struct):
+    owner: str
+    address: str
+    """As "ADDRESS" or "ADDRESS/LENGTH"."""
+    timeout_s: float = 30.0
+
+
+class AddressAnswer(Struct):
+    owner: str
+    address: str
+    """As "ADDRESS/LENGTH", with the length of the subnet."""
+
+
+class ReleaseRequest(Struct):
+    """All addresses of `owner`, or only `address`."""
+
+    owner: str = ""
+    address: str = ""
+
+
+class ReleaseAnswer(Struct):
+    released: list[str]
+
+
+class LookupRequest(Struct):
+    """By owner or by address; exactly one is given."""
+
+    owner: str = ""
+    address: str = ""
+
+
+class LookupAnswer(Struct):
+    addresses: list[str]
+    """Those of the owner, or the one looked up if it is in use here."""
+    owner: str
+    """Who uses the address on this host; empty if nobody does."""
+    peer: str
+    """The peer whose range the address lies in; empty while there is no ring."""
+    nickname: str
+
+
+class PrimeRequest(Struct):
+    timeout_s: float = 60.0
+
+
+class RangeOwner(Struct):
+    peer: str
+    nickname: str
+    addresses: int
+    """How many of the universe it owns."""
+    share: float
+    free: int | None
+    """As it last told; None if it never did."""
+    reachable: bool
+    ranges: list[str]
+    """Each "FIRST-LAST"; the first 32 at most."""
+
+
+class IpamWaiting(Struct):
+    owner: str
+    what: str
+    """What is asked for."""
+    reason: str
+    """What it waits for and what the operator can do."""
+    since_s: float
+
+
+class IpamStatus(Struct):
+    state: str
+    """One of "none" (disabled), "waiting" (for a ring), "ready"."""
+    reason: str
+    """What a ring is waited for; empty when ready."""
+    universe: str
+    default_subnet: str
+    ring_id: str
+    entries: int
+    allocated: int
+    cooling: int
+    free: int
+    """Of the ranges that this host owns."""
+    owners: list[RangeOwner]
+    frozen: list[str]
+    """Ranges under contradiction, each "FIRST-LAST"."""
+    waiting: list[IpamWaiting]
+    warnings: list[str]
+    """Each a sentence: a foreign ring that was met, and the way out of it."""
+
+
+# --- status --------------------------------------------------------------------------------------
+
+
+class ConnectionStatus(Struct):
+    """One row of `status connections`: a control link or an attempt at one."""
+
+    peer: str
+    """Empty while it is not known who answers."""
+    nickname: str
+    address: str
+    outbound: bool
+    state: str
+    """One of "dialling", "handshake", "connected" (TCP up, overlay not), "established", "orphaned"
+    (TCP down, overlay up), "retrying", "failed"."""
+    overlay: str
+    """Either "sleeve" or empty."""
+    encrypted: bool
+    overlay_mtu_bytes: int
+    rtt_ms: float | None
+    info: str
+    """Why it is in this state, why it is not better, when the next attempt is due."""
+
+
+class PeerStatus(Struct):
+    name: str
+    nickname: str
+    uid: int
+    version: int
+    short_id: int
+    ourself: bool
+    reachable: bool
+    route: str
+    """One of "direct", "relayed via NICKNAME", "ourself" or "none"."""
+    connections: list[str]
+    """Each "-> NICKNAME" (we know it dialled) or "<- NICKNAME", with "(not established)"."""
+
+
+class TargetStatus(Struct):
+    target: str
+    origin: str
+    """One of "given", "remembered" or "discovered"."""
+    state: str
+    """One of "connected", "dialling", "waiting" or "suspended" (connection limit reached)."""
+    next_attempt_s: float | None
+    last_error: str
+
+
+class CounterStatus(Struct):
+    name: str
+    value: int
+
+
+class SessionStatus(Struct):
+    peer: str
+    nickname: str
+    up: bool
+    reason: str
+    endpoint: str
+    overlay_mtu_bytes: int
+    path_mtu_bytes: int
+    epoch: int
+    rtt_ms: float
+    frames_sent: int
+    frames_received: int
+    bytes_sent: int
+    bytes_received: int
+    drops: list[CounterStatus]
+
+
+class DatapathStatus(Struct):
+    running: bool
+    pid: int
+    uptime_s: float
+    tap: str
+    bridge: str
+    mtu_bytes: int
+    encrypted: bool
+    offloads: list[str]
+    macs: int
+    sessions: list[SessionStatus]
+    drops: list[CounterStatus]
+
+
+class RouterStatus(Struct):
+    version: str
+    name: str
+    nickname: str
+    uid: int
+    short_id: int
+    pid: int
+    uptime_s: float
+    port: int
+    encrypted: bool
+    discovery: bool
+    connection_limit: int
+    peers: int
+    established: int
+    targets: int
+    refused: list[CounterStatus]
+    """Strangers refused since start, by reason."""
+    warnings: list[str]
+    """What an operator should see first: name collisions, wrong secrets, foreign rings."""
+
+
+class Status(Struct):
+    router: RouterStatus
+    connections: list[ConnectionStatus]
+    peers: list[PeerStatus]
+    targets: list[TargetStatus]
+    ipam: IpamStatus
+    datapath: DatapathStatus
+
+
+class Report(Struct):
+    """Everything for a bug report; holds no secret and no key."""
+
+    status: Status
+    attachments: list[Attachment]
+    exposed: list[str]
+    routes: dict[str, str]
+    """Destination peer to next hop, both as "NAME(NICKNAME)"."""
+    broadcast: dict[str, list[str]]
+    """Source peer to the neighbours its broadcasts go on to."""
+    options: dict[str, str]
+    kernel: str
+    python: str
+
+
+# --- life ----------------------------------------------------------------------------------------
+
+
+class StopRequest(Struct):
+    """`keep_datapath`: containers go on talking; a router started later adopts everything."""
+
+    keep_datapath: bool = False
+
+
+class ResetRequest(Struct):
+    """Leave the mesh for good: hand ranges over, then forget identity, ring and peers."""
+
+    timeout_s: float = 10.0
