@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from weavepy.base.effects import LogLine
 from weavepy.base.gossip import Announce, Unicast
 from weavepy.base.names import PeerName
 
@@ -40,14 +41,6 @@ class AnswerRequest:
     request: int
     address: int | None
     error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    level: str
-    """One of "info", "warning", "error"."""
-    message: str
-    fields: tuple[tuple[str, str], ...] = ()
 
 
 IpamEffect = Announce | Unicast | Persist | AnswerRequest | LogLine

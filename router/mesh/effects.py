@@ -7,6 +7,7 @@ accepted connections and the mesh for dialled ones (see `Dial`).
 from dataclasses import dataclass
 from typing import NewType
 
+from weavepy.base.effects import LogLine
 from weavepy.base.names import PeerName, PeerUid, ShortId
 
 LinkId = NewType("LinkId", int)
@@ -127,16 +128,6 @@ class RememberTargets:
     targets: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """A change of state worth a line; `fields` start with the peer where there is one."""
-
-    level: str
-    """One of "info", "warning", "error"."""
-    message: str
-    fields: tuple[tuple[str, str], ...] = ()
-
-
 MeshEffect = (
     Dial
     | SendBytes
@@ -152,3 +143,21 @@ MeshEffect = (
     | RememberTargets
     | LogLine
 )
+
+__all__ = [
+    "CloseLink",
+    "Dial",
+    "GossipReceived",
+    "LinkId",
+    "LogLine",
+    "MeshEffect",
+    "OverlayMessageReceived",
+    "PeerAdded",
+    "PeerConnected",
+    "PeerDisconnected",
+    "PeerRemoved",
+    "RememberTargets",
+    "RoutesChanged",
+    "SendBytes",
+    "UnicastReceived",
+]

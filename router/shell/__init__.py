@@ -1,0 +1,1 @@
+"""What touches the kernel for the router: sockets, processes, netlink. It decides no protocol."""

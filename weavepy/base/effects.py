@@ -7,12 +7,23 @@ before any later one begins: "write to disk, then tell others" is just their ord
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Effect = TypeVar("Effect")
 
 MAX_EFFECTS_PER_RUN = 1_000_000
 """More than this from one input means that two cores are answering each other for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A change of state worth a line; `fields` start with the peer where there is one."""
+
+    level: str
+    """One of "info", "warning", "error"."""
+    message: str
+    fields: tuple[tuple[str, str], ...] = ()
 
 
 class EffectLoop(Generic[Effect]):

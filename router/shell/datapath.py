@@ -1,0 +1,234 @@
+"""The router's end of the datapath: find the running process or start one, and talk to it.
+
+The datapath outlives the router. So the router first tries the socket in the run directory and
+adopts what answers there; only if nobody does, or if what runs was started with other options,
+it starts a process of its own.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.sleeve.messages import (
+    MAX_MESSAGE_BYTES,
+    FromDatapath,
+    Shutdown,
+    Snapshot,
+    ToDatapath,
+    from_datapath_decoder,
+)
+from weavepy.base.errors import ProtocolError, WeavepyError
+from weavepy.base.wire import encode
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 10.0
+_POLL_S = 0.05
+
+
+class DatapathError(WeavepyError):
+    """The datapath process does not start or does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatapathOptions:
+    """What a datapath is started with and cannot change later."""
+
+    socket: Path
+    pid_file: Path
+    log_file: Path
+    tap: str
+    port: int
+    mtu_bytes: int
+    underlay_mtu_bytes: int
+    encrypted: bool
+    offload: bool
+
+    def command(self) -> Sequence[str]:
+        flags = {
+            "--socket": self.socket,
+            "--pid-file": self.pid_file,
+            "--log-file": self.log_file,
+            "--tap": self.tap,
+            "--port": self.port,
+            "--mtu": self.mtu_bytes,
+            "--underlay-mtu": self.underlay_mtu_bytes,
+        }
+        command = [sys.executable, "-m", "router.sleeve.process"]
+        for flag, value in flags.items():
+            command += [flag, str(value)]
+        if not self.encrypted:
+            command.append("--insecure")
+        if not self.offload:
+            command.append("--no-offload")
+        return command
+
+    def fits(self, snapshot: Snapshot) -> bool:
+        return (
+            snapshot.tap == self.tap
+            and snapshot.udp_port == self.port
+            and snapshot.encrypted == self.encrypted
+            and bool(snapshot.offloads) <= self.offload
+        )
+
+
+class DatapathLink:
+    """A connection to a running datapath; `received` and `lost` are called from the event loop."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        received: Callable[[FromDatapath], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        self._socket = connection
+        self._received = received
+        self._lost = lost
+        self._unsent: list[bytes] = []
+        connection.setblocking(False)
+        asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
+
+    def send(self, message: ToDatapath) -> None:
+        if self._socket.fileno() < 0:
+            return
+        self._unsent.append(encode(message))
+        self._write()
+
+    def close(self) -> None:
+        """The datapath goes on without us."""
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(descriptor)
+        loop.remove_writer(descriptor)
+        self._socket.close()
+
+    def _read(self) -> None:
+        for _ in range(64):
+            try:
+                data = self._socket.recv(MAX_MESSAGE_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._gone(error.strerror or str(error))
+                return
+            if not data:
+                self._gone("the datapath process ended")
+                return
+            try:
+                message = from_datapath_decoder.decode(data)
+            except ProtocolError as error:
+                log.error("datapath: %s", error)
+                continue
+            self._received(message)
+            if self._socket.fileno() < 0:
+                return
+
+    def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._unsent:
+            try:
+                self._socket.send(self._unsent[0])
+            except (BlockingIOError, InterruptedError):
+                loop.add_writer(self._socket.fileno(), self._write)
+                return
+            except OSError:
+                return  # the reader hears of it and reports
+            del self._unsent[0]
+        loop.remove_writer(self._socket.fileno())
+
+    def _gone(self, reason: str) -> None:
+        self.close()
+        self._lost(reason)
+
+
+async def connect(options: DatapathOptions) -> tuple[socket.socket, Snapshot, bool]:
+    """Return a connection, what the datapath has, and whether it was running already.
+
+    A datapath that runs with other options (another port, another TAP) is ended first.
+    """
+    found = await _try(options)
+    if found is not None:
+        connection, snapshot = found
+        if options.fits(snapshot):
+            return connection, snapshot, True
+        log.warning("the datapath (pid %d) runs with other options: starting anew", snapshot.pid)
+        connection.send(encode(Shutdown()))
+        connection.close()
+        await _until_gone(snapshot.pid)
+    with contextlib.suppress(FileNotFoundError):
+        options.socket.unlink()
+    process = _start(options)
+    deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+    while asyncio.get_running_loop().time() < deadline:
+        found = await _try(options)
+        if found is not None:
+            return *found, False
+        if process.poll() is not None:
+            raise DatapathError(
+                f"the datapath ended with status {process.returncode} as it started: "
+                + _last_line(options.log_file)
+            )
+        await asyncio.sleep(_POLL_S)
+    process.kill()
+    raise DatapathError(f"the datapath did not answer within {START_TIMEOUT_S:g} s")
+
+
+def _start(options: DatapathOptions) -> "subprocess.Popen[bytes]":
+    with options.log_file.open("ab") as output:
+        process = subprocess.Popen(
+            options.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    log.info("datapath started, pid %d", process.pid)
+    return process
+
+
+async def _try(options: DatapathOptions) -> tuple[socket.socket, Snapshot] | None:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    loop = asyncio.get_running_loop()
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MAX_MESSAGE_BYTES)
+        connection.setblocking(False)
+        await loop.sock_connect(connection, str(options.socket))
+        async with asyncio.timeout(2.0):
+            data = await loop.sock_recv(connection, MAX_MESSAGE_BYTES)
+        message = from_datapath_decoder.decode(data)
+    except (OSError, TimeoutError, ProtocolError):
+        connection.close()
+        return None
+    if not isinstance(message, Snapshot):
+        connection.close()
+        return None
+    return connection, message
+
+
+async def _until_gone(pid: int) -> None:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        await asyncio.sleep(_POLL_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "it said nothing"

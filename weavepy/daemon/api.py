@@ -1,0 +1,162 @@
+"""The control API: HTTP over a UNIX socket, each route one method of `Service`.
+
+A route decodes its request with the schema, awaits the service, and encodes the answer. What
+went wrong becomes a `Failure` whose status says whose fault it was; only our own bugs are logged
+with a traceback.
+"""
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+
+from weavepy.base.errors import UsageError, WeavepyError
+from weavepy.client import schema
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES = 256 * 1024
+
+
+class NotFound(WeavepyError):
+    """No such peer, container, address or attachment."""
+
+
+class Conflict(WeavepyError):
+    """What was asked contradicts what is: an address in use, another secret."""
+
+
+class NotReady(WeavepyError):
+    """It may work later: no ring yet, the router is stopping."""
+
+
+class TimedOut(WeavepyError):
+    """It was waited for in vain; the text says for what."""
+
+
+FAILURES: tuple[tuple[type[WeavepyError], str, int], ...] = (
+    (UsageError, "usage", 400),
+    (NotFound, "not-found", 404),
+    (Conflict, "conflict", 409),
+    (NotReady, "not-ready", 503),
+    (TimedOut, "timeout", 504),
+    (WeavepyError, "failed", 500),
+)
+
+
+class Service(Protocol):
+    """What the daemon does for those who ask."""
+
+    async def status(self) -> schema.Status: ...
+    async def report(self) -> schema.Report: ...
+    async def connect(self, request: schema.ConnectRequest) -> schema.TargetsAnswer: ...
+    async def forget(self, request: schema.ForgetRequest) -> schema.TargetsAnswer: ...
+    async def attach(self, request: schema.AttachRequest) -> schema.Attachment: ...
+    async def detach(self, request: schema.DetachRequest) -> schema.DetachAnswer: ...
+    async def attachments(self) -> schema.AttachmentList: ...
+    async def expose(self, request: schema.ExposeRequest) -> schema.ExposeAnswer: ...
+    async def hide(self, request: schema.HideRequest) -> schema.ExposeAnswer: ...
+    async def ipam(self) -> schema.IpamStatus: ...
+    async def allocate(self, request: schema.AllocateRequest) -> schema.AddressAnswer: ...
+    async def claim(self, request: schema.ClaimRequest) -> schema.AddressAnswer: ...
+    async def release(self, request: schema.ReleaseRequest) -> schema.ReleaseAnswer: ...
+    async def lookup(self, request: schema.LookupRequest) -> schema.LookupAnswer: ...
+    async def prime(self, request: schema.PrimeRequest) -> schema.IpamStatus: ...
+    async def stop(self, request: schema.StopRequest) -> schema.Done: ...
+    async def reset(self, request: schema.ResetRequest) -> schema.Done: ...
+
+
+def application(service: Service) -> web.Application:
+    app = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[_failures])
+    app.router.add_get("/v1/status", _get(service.status))
+    app.router.add_get("/v1/report", _get(service.report))
+    app.router.add_get("/v1/attachments", _get(service.attachments))
+    app.router.add_get("/v1/ipam", _get(service.ipam))
+    posts: tuple[tuple[str, type[Any], Callable[[Any], Awaitable[schema.Struct]]], ...] = (
+        ("/v1/connect", schema.ConnectRequest, service.connect),
+        ("/v1/forget", schema.ForgetRequest, service.forget),
+        ("/v1/attach", schema.AttachRequest, service.attach),
+        ("/v1/detach", schema.DetachRequest, service.detach),
+        ("/v1/expose", schema.ExposeRequest, service.expose),
+        ("/v1/hide", schema.HideRequest, service.hide),
+        ("/v1/ipam/allocate", schema.AllocateRequest, service.allocate),
+        ("/v1/ipam/claim", schema.ClaimRequest, service.claim),
+        ("/v1/ipam/release", schema.ReleaseRequest, service.release),
+        ("/v1/ipam/lookup", schema.LookupRequest, service.lookup),
+        ("/v1/ipam/prime", schema.PrimeRequest, service.prime),
+        ("/v1/stop", schema.StopRequest, service.stop),
+        ("/v1/reset", schema.ResetRequest, service.reset),
+    )
+    for path, kind, method in posts:
+        app.router.add_post(path, _post(kind, method))
+    return app
+
+
+async def serve(service: Service, path: Path) -> web.AppRunner:
+    """Listen on the socket at `path`: for root, and for a group `weavepy` where there is one."""
+    runner = web.AppRunner(application(service), access_log=None, handle_signals=False)
+    await runner.setup()
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    before = os.umask(0o117)
+    try:
+        await web.UnixSite(runner, str(path)).start()
+    finally:
+        os.umask(before)
+    with contextlib.suppress(KeyError, PermissionError):
+        os.chown(path, -1, grp.getgrnam("weavepy").gr_gid)
+    return runner
+
+
+def _get(method: Callable[[], Awaitable[schema.Struct]]) -> Callable[..., Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        return _json(await method())
+
+    return handle
+
+
+def _post(
+    kind: type[Any], method: Callable[[Any], Awaitable[schema.Struct]]
+) -> Callable[..., Awaitable[web.Response]]:
+    decoder = msgspec.json.Decoder(kind)
+
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            wanted = decoder.decode(await request.read() or b"{}")
+        except msgspec.MsgspecError as error:
+            raise UsageError(f"the request is malformed: {error}") from error
+        return _json(await method(wanted))
+
+    return handle
+
+
+@web.middleware
+async def _failures(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except WeavepyError as error:
+        code, status = next((c, s) for kind, c, s in FAILURES if isinstance(error, kind))
+        return _json(schema.Failure(code=code, message=str(error)), status)
+    except web.HTTPException as error:
+        failure = schema.Failure(code="usage", message=f"{request.path}: {error.reason}")
+        return _json(failure, error.status)
+    except asyncio.CancelledError:
+        raise
+    except Exception:  # the last stand: a bug of ours must not end the router
+        log.exception("%s %s failed", request.method, request.path)
+        failure = schema.Failure(code="internal", message="a bug: see the router's log")
+        return _json(failure, 500)
+
+
+def _json(answer: schema.Struct, status: int = 200) -> web.Response:
+    body = msgspec.json.encode(answer)
+    return web.Response(body=body, status=status, content_type="application/json")
