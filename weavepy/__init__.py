@@ -1,8 +1,18 @@
 """weavepy: one encrypted network for the containers of many hosts."""
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-try:
-    __version__ = version("weavepy")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+__version__: str
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        """Look the version up when it is asked for: importing the machinery takes 30 ms."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("weavepy")
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            return "0+unknown"

@@ -1,8 +1,13 @@
-"""What the address cores ask the world to do. `Persist` always precedes what depends on it."""
+"""What the address cores ask the world to do, and what they are given from the disk.
+
+A list of effects holds at most one `Persist`, and it is the first: everything behind it in the
+same list may depend on it. While a `Persist` cannot be performed, what stands behind it must
+wait; tell `Ipam.handle_disk`.
+"""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from weavepy.base.effects import LogLine
 from weavepy.base.gossip import Announce, Unicast
 from weavepy.base.names import PeerName
 
@@ -22,6 +27,24 @@ class PersistedAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningAddress:
+    """What a running container was found to hold at start."""
+
+    address: int
+    owner: str
+    prefix_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What the disk held at start."""
+
+    ring: bytes | None
+    """As the last `Persist` that had one gave it."""
+    addresses: tuple[PersistedAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Persist:
     """Write ring and allocations to disk in one transaction, and sync it, before going on."""
 
@@ -33,14 +56,45 @@ class Persist:
     """Addresses whose rows are to be deleted."""
 
 
+ErrorKind = Literal[
+    "",
+    "usage",
+    "outside-universe",
+    "reserved",
+    "in-use",
+    "no-space",
+    "frozen",
+    "timeout",
+    "cancelled",
+    "disk",
+    "leaving",
+    "too-many",
+]
+"""Why a request failed. "outside-universe": the address is nobody's in the ring, so it may be
+attached statically. "reserved": a network, broadcast or anycast address."""
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerRequest:
     """A request is done. Exactly one of `address` and `error` is not None for an allocation;
-    a successful `claim` or `release` answers with its address."""
+    a successful `claim` answers with its address. A release answers with `released`, a prime
+    with neither address nor error."""
 
     request: int
     address: int | None
     error: str | None
+    kind: ErrorKind = ""
+    prefix_length: int | None = None
+    """Of the subnet of `address`."""
+    released: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    level: str
+    """One of "info", "warning", "error"."""
+    message: str
+    fields: tuple[tuple[str, str], ...] = ()
 
 
 IpamEffect = Announce | Unicast | Persist | AnswerRequest | LogLine
@@ -49,10 +103,13 @@ __all__ = [
     "RING_CHANNEL",
     "Announce",
     "AnswerRequest",
+    "ErrorKind",
     "IpamEffect",
     "LogLine",
     "PeerName",
     "Persist",
     "PersistedAddress",
+    "RunningAddress",
+    "Saved",
     "Unicast",
 ]

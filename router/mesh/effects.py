@@ -61,6 +61,8 @@ class PeerDisconnected:
 
     peer: PeerName
     reason: str
+    left: bool = False
+    """It said goodbye for good: its link is gone from the routes, and its session can go too."""
 
 
 @dataclass(frozen=True, slots=True)

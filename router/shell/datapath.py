@@ -20,6 +20,7 @@ from pathlib import Path
 from router.sleeve.messages import (
     MAX_MESSAGE_BYTES,
     FromDatapath,
+    Report,
     Shutdown,
     Snapshot,
     ToDatapath,
@@ -30,6 +31,7 @@ from weavepy.base.wire import encode
 
 log = logging.getLogger(__name__)
 
+REPORT = Report()
 START_TIMEOUT_S = 10.0
 _POLL_S = 0.05
 
@@ -164,7 +166,7 @@ async def connect(options: DatapathOptions) -> tuple[socket.socket, Snapshot, bo
         log.warning("the datapath (pid %d) runs with other options: starting anew", snapshot.pid)
         connection.send(encode(Shutdown()))
         connection.close()
-        await _until_gone(snapshot.pid)
+        await until_gone(snapshot.pid)
     with contextlib.suppress(FileNotFoundError):
         options.socket.unlink()
     process = _start(options)
@@ -215,7 +217,8 @@ async def _try(options: DatapathOptions) -> tuple[socket.socket, Snapshot] | Non
     return connection, message
 
 
-async def _until_gone(pid: int) -> None:
+async def until_gone(pid: int) -> None:
+    """Wait for a datapath that was told to end; one that does not is killed."""
     for _ in range(100):
         try:
             os.kill(pid, 0)

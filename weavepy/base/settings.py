@@ -38,6 +38,10 @@ class Directories:
         return self.run / "datapath.pid"
 
     @property
+    def datapath_log_file(self) -> Path:
+        return self.run / "datapath.log"
+
+    @property
     def log_file(self) -> Path:
         return self.run / "router.log"
 
@@ -48,6 +52,10 @@ class Directories:
     @property
     def secret_file(self) -> Path:
         return self.state / "secret"
+
+    @property
+    def targets_file(self) -> Path:
+        return self.state / "targets.json"
 
     @property
     def database_file(self) -> Path:

@@ -4,11 +4,12 @@ Whatever happens outside comes in through a `handle_*` method with the time; wha
 happen outside goes to `World.perform`, in order. No clock, socket or task is in here, so the
 daemon and a simulator can drive the very same object.
 
-The order of effects is the safety of the ring: `Persist` stands before what depends on it.
-When the disk refuses, everything the ring wanted to say after that is held back, in order,
-until the disk takes it. Nothing is ever told that is not on disk.
+The safety of the ring is an order: `Persist` is performed before anything that stands behind it
+in the same list is even queued. If the disk refuses, all that the ring wants to say from then on
+is held, in order, until the disk takes it. Nothing is ever told that is not on disk.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -72,16 +73,16 @@ class World(Protocol):
 
 
 class Node:
-    def __init__(self, mesh: Mesh, ipam: Ipam, negotiator: Negotiator, world: World) -> None:
+    def __init__(self, mesh: Mesh, ipam: Ipam | None, negotiator: Negotiator, world: World) -> None:
+        """`ipam` is None where addresses are managed by somebody else."""
         self.mesh = mesh
         self.ipam = ipam
         self.negotiator = negotiator
-        self.disk_error = ""
-        """Why the disk refuses; empty while it does not."""
         self._world = world
         self._loop: EffectLoop[NodeEffect] = EffectLoop(self._perform)
-        self._held: deque[Persist | Announce | Unicast | AnswerRequest] = deque()
-        self._retry_at = 0.0
+        self._held: deque[IpamEffect] = deque()
+        """Begins with the `Persist` that the disk refused; empty while it refuses nothing."""
+        self._retry_at = math.inf
         self._routes: InstallRoutes | None = None
         self._short_ids: dict[PeerName, ShortId] = {}
 
@@ -90,6 +91,10 @@ class Node:
     def run(self, effects: Iterable[NodeEffect], now: float) -> None:
         """Carry out what a core returned, and all that follows from it."""
         self._loop.run(effects, now)
+
+    def run_ring(self, effects: Sequence[IpamEffect], now: float) -> None:
+        """The same for what `Ipam` returned: its `Persist` is performed here and now."""
+        self._loop.run(self._persisted(effects, now), now)
 
     def handle_datapath(self, message: FromDatapath, now: float) -> None:
         self.run(self.negotiator.handle_datapath(message, now), now)
@@ -103,36 +108,41 @@ class Node:
     def handle_timeout(self, now: float) -> None:
         """Give every core that is due its turn; the others are not disturbed."""
         if self._held and now >= self._retry_at:
-            self._release_held(now)
-        cores: Sequence[tuple[Callable[[], Deadline], Callable[[float], Iterable[NodeEffect]]]] = (
-            (self.mesh.next_deadline, self.mesh.handle_timeout),
-            (self.ipam.next_deadline, self.ipam.handle_timeout),
-            (self.negotiator.next_deadline, self.negotiator.handle_timeout),
-        )
-        for next_deadline, handle_timeout in cores:
+            self._retry_disk(now)
+        for next_deadline, handle_timeout in self._timed():
             if next_deadline().at <= now:
                 self.run(handle_timeout(now), now)
 
     def next_deadline(self) -> Deadline:
-        deadlines = [
-            self.mesh.next_deadline(),
-            self.ipam.next_deadline(),
-            self.negotiator.next_deadline(),
-        ]
-        if self._held:
-            deadlines.append(Deadline(self._retry_at, "try the disk again"))
-        return earliest(*deadlines)
+        retry_at = self._retry_at if self._held else math.inf
+        return earliest(
+            *(next_deadline() for next_deadline, _ in self._timed()),
+            Deadline(retry_at, "try the disk again"),
+        )
+
+    def _timed(
+        self,
+    ) -> Iterable[tuple[Callable[[], Deadline], Callable[[float], Iterable[NodeEffect]]]]:
+        yield self.mesh.next_deadline, self.mesh.handle_timeout
+        yield self.negotiator.next_deadline, self.negotiator.handle_timeout
+        ipam = self.ipam
+        if ipam is not None:
+            yield ipam.next_deadline, lambda now: self._persisted(ipam.handle_timeout(now), now)
 
     # --- effects -----------------------------------------------------------------------------
 
     def _perform(self, effect: NodeEffect, now: float) -> Iterable[NodeEffect]:
         match effect:
-            case Persist() | AnswerRequest() | Announce() | Unicast():
-                return self._perform_ring(effect, now)
             case Dial() | SendBytes() | CloseLink() | RememberTargets() | LogLine():
                 self._world.perform(effect, now)
-            case TellDatapath():
+            case TellDatapath() | AnswerRequest():
                 self._world.perform(effect, now)
+            case Persist():
+                raise AssertionError("the ring's effects come in through _persisted")
+            case Announce():
+                return self.mesh.announce(effect, now)
+            case Unicast():
+                return self.mesh.unicast(effect, now)
             case TellPeer(peer=peer, payload=payload):
                 return self.mesh.send_overlay_message(peer, payload, now)
             case OverlayUp(peer=peer):
@@ -153,9 +163,11 @@ class Node:
             case OverlayMessageReceived(peer=peer, payload=payload):
                 return self._overlay_message(peer, payload, now)
             case GossipReceived(source=source, update=update):
-                return self.ipam.handle_gossip(source, update, now)
+                if self.ipam is not None:
+                    return self._persisted(self.ipam.handle_gossip(source, update, now), now)
             case UnicastReceived(source=source, payload=payload):
-                return self.ipam.handle_unicast(source, payload, now)
+                if self.ipam is not None:
+                    return self._persisted(self.ipam.handle_unicast(source, payload, now), now)
             case PeerAdded():
                 return self._peers_changed(now)
             case PeerRemoved(peer=peer):
@@ -164,42 +176,49 @@ class Node:
                 return [self._install_routes(effect), *self._peers_changed(now)]
         return []
 
-    def _perform_ring(
-        self, effect: Persist | AnswerRequest | Announce | Unicast, now: float
-    ) -> Iterable[NodeEffect]:
+    def _persisted(self, effects: Sequence[IpamEffect], now: float) -> Iterable[NodeEffect]:
+        """Put what the ring wants on disk there, and return what may be done after that."""
         if self._held:
-            self._held.append(effect)
-            return []
-        match effect:
-            case Announce():
-                return self.mesh.announce(effect, now)
-            case Unicast():
-                return self.mesh.unicast(effect, now)
-            case AnswerRequest():
-                self._world.perform(effect, now)
-            case Persist():
+            return self._hold(effects)
+        if not effects or not isinstance(effects[0], Persist):
+            return effects
+        try:
+            self._world.perform(effects[0], now)
+        except WeavepyError as error:
+            assert self.ipam is not None
+            self._held.append(effects[0])
+            self._retry_at = now + PERSIST_RETRY_S
+            refused = self.ipam.handle_disk(str(error), now)
+            return [*self._hold(effects[1:]), *self._hold(refused)]
+        return effects[1:]
+
+    def _hold(self, effects: Sequence[IpamEffect]) -> list[NodeEffect]:
+        """Keep what depends on the disk; a refusal and a line for the log do not."""
+        free: list[NodeEffect] = []
+        for effect in effects:
+            if isinstance(effect, LogLine) or (
+                isinstance(effect, AnswerRequest) and effect.error is not None
+            ):
+                free.append(effect)
+            else:
+                self._held.append(effect)
+        return free
+
+    def _retry_disk(self, now: float) -> None:
+        """Perform what was held, in order, as far as the disk goes along."""
+        assert self.ipam is not None
+        while self._held:
+            effect = self._held[0]
+            if isinstance(effect, Persist):
                 try:
                     self._world.perform(effect, now)
-                except WeavepyError as error:
-                    self._hold(effect, error, now)
-        return []
-
-    def _hold(self, effect: Persist, error: WeavepyError, now: float) -> None:
-        self._held.appendleft(effect)
-        self._retry_at = now + PERSIST_RETRY_S
-        if not self.disk_error:
-            line = LogLine("error", f"nothing is told until the disk takes it: {error}")
-            self._world.perform(line, now)
-        self.disk_error = str(error)
-
-    def _release_held(self, now: float) -> None:
-        waiting, self._held = list(self._held), deque()
-        before, self.disk_error = self.disk_error, ""
-        self.run(waiting, now)
-        if self._held:
-            self.disk_error = self.disk_error or before
-        else:
-            self._world.perform(LogLine("info", "the disk takes writes again"), now)
+                except WeavepyError:
+                    self._retry_at = now + PERSIST_RETRY_S
+                    return
+            self._held.popleft()
+            if not isinstance(effect, Persist):
+                self.run([effect], now)
+        self.run_ring(self.ipam.handle_disk("", now), now)
 
     def _overlay_message(self, peer: PeerName, payload: bytes, now: float) -> Iterable[NodeEffect]:
         try:
@@ -208,7 +227,9 @@ class Node:
             return [LogLine("warning", str(error), (("peer", peer),))]
 
     def _peers_changed(self, now: float) -> Iterable[NodeEffect]:
-        return self.ipam.handle_peers_changed(self.mesh.reachable_peers(), now)
+        if self.ipam is None:
+            return []
+        return self._persisted(self.ipam.handle_peers_changed(self.mesh.reachable_peers, now), now)
 
     def _forget_macs(self, peer: PeerName) -> Iterable[NodeEffect]:
         short_id = self._short_ids.get(peer)

@@ -1,0 +1,738 @@
+"""The address ring of one peer: what the daemon and the simulator drive.
+
+`Ipam` takes requests for addresses, what other peers say, and the passing of time; it returns
+effects. It is also the gossip channel "ring". Within, the replica knows the ring, the space knows
+our addresses, the allocator holds requests until they can be answered, the giver serves other
+peers' requests, the election makes the first ring and the restart check keeps an old copy of
+ourself from doing harm.
+
+Every input ends in `_settle`, which lets whatever waits go on and then puts one `Persist` of all
+that changed in front of all that was said. What only others wrote is saved a little later: it is
+their promise, not ours, and they have it on disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from random import Random
+
+from ipam.core.allocator import Allocator, Waiting
+from ipam.core.effects import (
+    RING_CHANNEL,
+    Announce,
+    AnswerRequest,
+    IpamEffect,
+    LogLine,
+    Persist,
+    PersistedAddress,
+    RunningAddress,
+    Saved,
+    Unicast,
+)
+from ipam.core.election import Consensus, Election, InitMode, Observer, Seed, seed_ring_id
+from ipam.core.giver import Giver, Verdict
+from ipam.core.messages import (
+    AddressRequest,
+    Answer,
+    Consult,
+    ConsultAnswer,
+    ForeignUniverse,
+    HandOver,
+    HandOverDone,
+    Hint,
+    Message,
+    Repair,
+    SpaceRequest,
+    decode_message,
+    encode_message,
+)
+from ipam.core.paxos import Vote
+from ipam.core.ranges import Network, Range, Universe, bounds_of, subtract, usable
+from ipam.core.replica import Learnt, Replica
+from ipam.core.restart import RestartCheck
+from ipam.core.ring import Entry, Ring
+from ipam.core.space import Space
+from ipam.core.status import AddressOwner, IpamStatus, owner_rows, waiting_rows
+from weavepy.base.deadline import Deadline, earliest
+from weavepy.base.errors import ProtocolError, UsageError, WeavepyError
+from weavepy.base.names import PeerName
+
+SAVE_NEWS_AFTER_S = 1.0
+"""How long news that others wrote may wait for the disk."""
+
+HINT_INTERVAL_S = 10.0
+"""How often we tell, at most, how much we have free."""
+
+HAND_OVER_AGAIN_S = 1.0
+
+LEAVING = "this host is leaving the mesh and gives out no addresses"
+
+_MAX_HINT = 2**62
+
+__all__ = [
+    "Consensus",
+    "InitMode",
+    "Ipam",
+    "Observer",
+    "RunningAddress",
+    "Saved",
+    "Seed",
+]
+
+
+class Ipam:
+    """See the file's opening. `expects_peers`: peers were given or are remembered, so a restarted
+    peer waits a little for them. `known_owners`: attachments that still exist; the addresses that
+    others held are freed; None keeps them all."""
+
+    def __init__(
+        self,
+        *,
+        ourself: PeerName,
+        nickname: str,
+        universe: Network,
+        default_subnet: Network | None,
+        init: InitMode,
+        saved: Saved | None,
+        rng: Random,
+        now: float,
+        known_owners: Collection[str] | None = None,
+        expects_peers: bool = True,
+    ) -> None:
+        self.ourself = ourself
+        self.network = universe
+        self.universe = Universe.of(universe)
+        self.default_subnet = universe if default_subnet is None else default_subnet
+        self._check_subnet(self.default_subnet)
+        self._now = now
+        self._rng = rng
+        self._expects_peers = expects_peers
+        self._reachable: dict[PeerName, None] = {}
+        quorum = init.quorum if isinstance(init, Consensus) else 1
+        if isinstance(init, Consensus) and init.peers < 1:
+            raise UsageError("--ipalloc-init consensus needs at least one peer")
+        if isinstance(init, Seed) and not init.names:
+            raise UsageError("--ipalloc-init seed needs the names of the first peers")
+        self._replica = Replica(ourself, nickname, self.universe, quorum)
+        self._space = Space()
+        self._allocator = Allocator(self._replica, self._space, rng)
+        self._giver = Giver(self._replica, self._space)
+        self._election = Election(self._replica, init, rng)
+        self._restart = RestartCheck(rng)
+        self._held: dict[int, PersistedAddress] = {}
+        self._warnings: dict[str, str] = {}
+        self._out: list[IpamEffect] = []
+        self._save_now = False
+        self._save_at = math.inf
+        self._disk_error = ""
+        self._hint_at = now
+        self._hint_told: int | None = None
+        self._leaving_to: PeerName | None = None
+        self._hand_over_again_at = math.inf
+        self._hand_over: tuple[Entry, ...] = ()
+        self._handed_over = False
+        self._malformed = 0
+        self._load(saved, known_owners)
+        if self._replica.ring is None and isinstance(init, Seed):
+            ring_id = seed_ring_id(self.universe, init.names)
+            self._replica.ring = Ring.divide(ring_id, self.universe, init.names)
+            self._save_now = True
+        self._refresh_space()
+
+    # --- requests --------------------------------------------------------------------------
+
+    def allocate(
+        self, request: int, owner: str, subnet: Network | None, deadline: float, now: float
+    ) -> list[IpamEffect]:
+        """Find an address for this owner; the same one if it has one in this subnet."""
+        self._now = now
+        network = self.default_subnet if subnet is None else subnet
+        try:
+            self._check_subnet(network)
+        except UsageError as error:
+            return [AnswerRequest(request, None, str(error), "usage")]
+        prefix = network.prefixlen
+        waiting = Waiting(request, "allocate", owner, network, 0, prefix, now, deadline)
+        return self._add(waiting, now)
+
+    def claim(
+        self,
+        request: int,
+        owner: str,
+        address: int,
+        prefix_length: int | None,
+        deadline: float,
+        now: float,
+    ) -> list[IpamEffect]:
+        """Reserve this very address for the owner, wherever in the ring it lies."""
+        self._now = now
+        if address not in self.universe:
+            text = f"{self.universe.text(address)} lies outside the address range {self.network}"
+            return [AnswerRequest(request, None, text, "outside-universe")]
+        prefix = self.default_subnet.prefixlen if prefix_length is None else prefix_length
+        reserved = self._why_reserved(address, prefix)
+        if reserved:
+            return [AnswerRequest(request, None, reserved, "reserved")]
+        waiting = Waiting(request, "claim", owner, None, address, prefix, now, deadline)
+        return self._add(waiting, now)
+
+    def release(
+        self, request: int, owner: str, address: int | None, now: float
+    ) -> list[IpamEffect]:
+        """Free one address, or all of an owner; an empty owner means whoever has the address.
+
+        Answered at once with what was freed, which may be nothing.
+        """
+        self._now = now
+        if address is None:
+            rows = self._space.rows_of(owner)
+        else:
+            row = self._space.row(address)
+            rows = (row,) if row is not None and owner in ("", row.owner) else ()
+        for row in rows:
+            self._free(row.address, now)
+        for held in [row for row in self._held.values() if row.owner == owner]:
+            if address in (None, held.address):
+                del self._held[held.address]
+        self._out.append(AnswerRequest(request, None, None, released=_addresses(rows)))
+        return self._settle(now)
+
+    def cancel(self, request: int, now: float) -> list[IpamEffect]:
+        """The asker is gone; it is answered all the same. Answered requests are ignored."""
+        self._now = now
+        self._out += self._allocator.cancel(request)
+        return self._settle(now)
+
+    def prime(self, request: int, deadline: float, now: float) -> list[IpamEffect]:
+        """Answered when there is a ring."""
+        self._now = now
+        return self._add(Waiting(request, "prime", "", None, 0, 0, now, deadline), now)
+
+    def claim_running(self, rows: Sequence[RunningAddress], now: float) -> list[IpamEffect]:
+        """Take over what running containers hold, after a restart.
+
+        What lies in our own ranges is in use from here on, whatever was stored. What does not is
+        claimed from its owner when there is one to be reached, and listed in the status till then.
+        """
+        self._now = now
+        for row in rows:
+            stored = self._space.row(row.address)
+            if row.address not in self.universe or (stored and stored.owner == row.owner):
+                continue
+            self._held[row.address] = PersistedAddress(row.address, row.owner, row.prefix_length)
+        self._take_held()
+        return self._settle(now)
+
+    def hand_over(self, peer: PeerName, now: float) -> list[IpamEffect]:
+        """Give everything we own to this peer and stop giving out addresses: we leave for good.
+
+        Repeated until the peer has confirmed it; see `handed_over`.
+        """
+        self._now = now
+        ring = self._replica.ring
+        self._leaving_to = peer
+        self._out += self._allocator.fail_all(LEAVING, "leaving")
+        for row in self._space.rows():
+            self._space.forget(row.address)
+        if ring is None or not self._space_to_hand_over():
+            self._handed_over = True
+            return self._settle(now)
+        written: list[Entry] = []
+        for piece in self._space_to_hand_over():
+            written += ring.donate(
+                self.ourself, piece.start, piece.size, peer, self._replica.generation
+            )
+        self._hand_over = tuple(written)
+        self._hand_over_again_at = now
+        self._wrote(written)
+        return self._settle(now)
+
+    @property
+    def handed_over(self) -> bool:
+        """True once the peer of `hand_over` has everything on its disk."""
+        return self._handed_over
+
+    # --- what others say -------------------------------------------------------------------
+
+    def handle_gossip(self, source: PeerName, update: bytes, now: float) -> list[IpamEffect]:
+        self._now = now
+        self._merge(source, update, now)
+        return self._settle(now)
+
+    def handle_unicast(self, source: PeerName, payload: bytes, now: float) -> list[IpamEffect]:
+        self._now = now
+        try:
+            message = decode_message(payload)
+        except ProtocolError as error:
+            self._count_malformed(source, error)
+            return self._settle(now)
+        if isinstance(message, SpaceRequest | AddressRequest):
+            self._handle_ask(source, message)
+        elif isinstance(message, Answer):
+            self._merge(source, message.update, now)
+            self._settle_space()
+            self._out += self._allocator.handle_answer(source, message, now)
+        elif isinstance(message, Consult) and self._disk_error:
+            pass
+        elif isinstance(message, Consult):
+            self._send(source, ConsultAnswer(message.id, self.answer(message.digest) or b""))
+        elif isinstance(message, ConsultAnswer):
+            if message.update:
+                self._merge(source, message.update, now)
+            self._restart.handle_heard(source)
+        elif isinstance(message, HandOver):
+            self._merge(source, message.update, now)
+            self._save_now = True
+            self._send(source, HandOverDone(message.id))
+        elif isinstance(message, HandOverDone):
+            if source == self._leaving_to:
+                self._handed_over = True
+                self._hand_over_again_at = math.inf
+        else:
+            self._merge(source, message.update, now)
+            if message.wanted and not self._disk_error:
+                entries = self._replica.in_slices(message.wanted)
+                self._send(source, Repair(self._replica.encode_entries(entries), []))
+        return self._settle(now)
+
+    def handle_peers_changed(self, reachable: Sequence[PeerName], now: float) -> list[IpamEffect]:
+        """Say which peers can be reached now, over relays or not; ourself may be among them."""
+        self._now = now
+        self._reachable = {peer: None for peer in sorted(reachable) if peer != self.ourself}
+        for peer in [peer for peer in self._replica.foreign if peer not in self._reachable]:
+            del self._replica.foreign[peer]
+        self._allocator.restart_searches()
+        return self._settle(now)
+
+    # --- time ------------------------------------------------------------------------------
+
+    def handle_timeout(self, now: float) -> list[IpamEffect]:
+        self._now = now
+        self._space.cooled(now)
+        if now >= self._save_at:
+            self._save_now = True
+        self._tell_hint(now)
+        if now >= self._hand_over_again_at and self._leaving_to is not None:
+            self._hand_over_again_at = now + HAND_OVER_AGAIN_S
+            update = self._replica.encode_entries(self._hand_over)
+            self._send(self._leaving_to, HandOver(1, update))
+        return self._settle(now)
+
+    def next_deadline(self) -> Deadline:
+        wanted = bool(self._allocator.waiting)
+        hint_at = self._hint_at if self._hint_differs() else math.inf
+        return earliest(
+            self._allocator.next_deadline(),
+            Deadline(_or_never(self._restart.next_at()), "the check after a restart"),
+            Deadline(_or_never(self._election.next_at(wanted)), "another ballot"),
+            Deadline(_or_never(self._space.next_cooled_at()), "an address has cooled down"),
+            Deadline(self._save_at, "news to save"),
+            Deadline(hint_at, "a hint to tell"),
+            Deadline(self._hand_over_again_at, "the hand-over is not confirmed"),
+        )
+
+    def handle_disk(self, error: str, now: float) -> list[IpamEffect]:
+        """Say why the disk takes nothing any more, or with "" that it does again.
+
+        Meanwhile new requests fail with the error, nobody is given anything, and digests are not
+        answered, as they would tell what is not on disk. Whoever performs effects must hold
+        those behind the `Persist` that failed, in order, until the disk has taken it.
+        """
+        self._now = now
+        self._disk_error = error
+        return self._settle(now)
+
+    # --- the channel -----------------------------------------------------------------------
+
+    def digest(self) -> bytes:
+        return self._replica.digest()
+
+    def answer(self, digest: bytes) -> bytes | None:
+        return None if self._disk_error else self._replica.answer(digest)
+
+    def combine(self, first: bytes, second: bytes) -> bytes:
+        return self._replica.codec.combine(first, second)
+
+    # --- queries ---------------------------------------------------------------------------
+
+    @property
+    def ring(self) -> Ring | None:
+        """For looking at, by status pages and checkers."""
+        return self._replica.ring
+
+    def addresses(self) -> Sequence[PersistedAddress]:
+        """Return all addresses in use on this host."""
+        return self._space.rows()
+
+    def lookup(self, owner: str) -> Sequence[PersistedAddress]:
+        return self._space.rows_of(owner)
+
+    def owner_of(self, address: int) -> AddressOwner:
+        row = self._space.row(address)
+        entry = self._replica.ring.covering(address) if self._replica.ring else None
+        peer = entry.owner if entry is not None and address in self.universe else None
+        nickname = self._replica.nicknames.get(peer, "") if peer else ""
+        return AddressOwner(peer, nickname, row.owner if row else "")
+
+    def status(self, now: float) -> IpamStatus:
+        replica = self._replica
+        ring = replica.ring
+        return IpamStatus(
+            state="waiting" if ring is None else "ready",
+            reason=self._election.reason(self._reachable) if ring is None else "",
+            universe=str(self.network),
+            default_subnet=str(self.default_subnet),
+            ring_id=ring.ring_id.hex() if ring else "",
+            entries=len(ring) if ring else 0,
+            allocated=self._space.in_use_count,
+            cooling=self._space.cooling_count,
+            free=self._space.free_count,
+            owners=owner_rows(replica, self._reachable, self._space.free_count),
+            frozen=tuple(self.universe.range_text(piece) for piece in self._contested()),
+            waiting=waiting_rows(replica, self._allocator.waiting, now),
+            warnings=self._all_warnings(),
+        )
+
+    def check(self) -> None:
+        """Assert everything that must hold between two inputs; for tests and simulators."""
+        self._space.check()
+        ring = self._replica.ring
+        if ring is not None and not ring.contested() and not ring.gaps():
+            ring.check_tiles()
+
+    # --- helpers: starting -----------------------------------------------------------------
+
+    def _load(self, saved: Saved | None, known_owners: Collection[str] | None) -> None:
+        if saved is None:
+            return
+        if saved.ring is not None:
+            try:
+                self._replica.restore(saved.ring)
+            except ForeignUniverse as error:
+                raise WeavepyError(
+                    f"the stored address ring is for {error.universe}, not for {self.network}:"
+                    f" launch with --ipalloc-range {error.universe}, or run `weavepy reset` to"
+                    " leave that ring"
+                ) from error
+            except ProtocolError as error:
+                raise WeavepyError(
+                    f"the stored address ring cannot be read ({error}): move the database aside"
+                    " and start again; the ring is learnt anew from the other hosts"
+                ) from error
+        for row in saved.addresses:
+            self._space.use(PersistedAddress(row.address, row.owner, row.prefix_length))
+            gone = known_owners is not None and row.owner not in known_owners
+            if row.freed_at is not None or gone:
+                self._space.cool(row.address, self._now)
+        if self._replica.ring is not None:
+            self._begin_restart_check()
+            self._save_now = True
+
+    def _begin_restart_check(self) -> None:
+        assert self._replica.ring is not None
+        owners = [peer for peer in self._replica.ring.owners() if peer != self.ourself]
+        self._restart.begin(owners, self._expects_peers, self._now)
+
+    def _check_subnet(self, network: Network) -> None:
+        if network.version != self.universe.ip_version:
+            raise UsageError(f"{network} is not of the same kind as the range {self.network}")
+        usable(network)
+        bounds = bounds_of(network)
+        if bounds.start not in self.universe or bounds.end > self.universe.end:
+            raise UsageError(
+                f"{network} lies outside the address range {self.network}: choose a subnet of it"
+            )
+
+    def _why_reserved(self, address: int, prefix_length: int) -> str:
+        bits = self.network.max_prefixlen - prefix_length
+        if not 0 <= bits <= self.network.max_prefixlen:
+            return f"/{prefix_length} is not a prefix length"
+        if bits < 2:
+            return ""
+        text = self.universe.text(address)
+        start = address >> bits << bits
+        if address == start:
+            return f"{text}/{prefix_length} is the address of the network itself: choose another"
+        if self.universe.ip_version == 4 and address == start + (1 << bits) - 1:
+            return f"{text}/{prefix_length} is a broadcast address: choose another"
+        return ""
+
+    # --- helpers: requests -----------------------------------------------------------------
+
+    def _add(self, waiting: Waiting, now: float) -> list[IpamEffect]:
+        if self._leaving_to is not None:
+            return [AnswerRequest(waiting.request, None, LEAVING, "leaving")]
+        if self._disk_error:
+            return [AnswerRequest(waiting.request, None, self._disk_error, "disk")]
+        self._out += self._allocator.add(waiting)
+        return self._settle(now)
+
+    def _free(self, address: int, now: float) -> None:
+        if self._space.owns(address):
+            self._space.cool(address, now)
+        else:
+            self._space.forget(address)
+
+    def _take_held(self) -> None:
+        """Put into use what running containers hold, as far as it lies in our ranges."""
+        for row in list(self._held.values()):
+            if not self._mine(row.address):
+                continue
+            stored = self._space.row(row.address)
+            if stored is not None and stored.owner != row.owner:
+                text = self.universe.text(row.address)
+                self._log(
+                    "warning",
+                    f"{text} was stored as {stored.owner}'s, but {row.owner} runs with it",
+                )
+            self._space.use(row)
+            del self._held[row.address]
+
+    def _mine(self, address: int) -> bool:
+        entry = self._replica.ring.covering(address) if self._replica.ring else None
+        return entry is not None and entry.owner == self.ourself
+
+    # --- helpers: other peers --------------------------------------------------------------
+
+    def _handle_ask(self, source: PeerName, message: SpaceRequest | AddressRequest) -> None:
+        ring = self._replica.ring
+        if ring is None or message.ring_id != ring.ring_id:
+            verdict = Verdict(kind="foreign", error="this host has another ring")
+        elif not self._restart.passed or self._disk_error or self._leaving_to is not None:
+            verdict = Verdict(kind="busy", error="this host cannot give anything just now")
+        elif isinstance(message, SpaceRequest):
+            verdict = self._giver.give_space(source, message)
+        else:
+            verdict = self._giver.give_address(source, message)
+        if verdict.written:
+            self._wrote(verdict.written)
+        update = self._replica.encode_entries(verdict.told)
+        granted = not verdict.kind
+        self._send(source, Answer(message.id, granted, verdict.kind, verdict.error, update))
+
+    def _wrote(self, entries: Sequence[Entry]) -> None:
+        """We changed entries of ours: on disk first, then to everyone."""
+        self._save_now = True
+        self._refresh_space()
+        for update in self._replica.encode_news(Learnt(entries=list(entries))):
+            self._out.append(Announce(RING_CHANNEL, update))
+
+    def _merge(self, source: PeerName, data: bytes, now: float) -> None:
+        try:
+            update = self._replica.codec.decode(data)
+        except ForeignUniverse as error:
+            if self._replica.note_foreign_universe(source, error.universe):
+                self._log("warning", self._foreign_text(source, f"range {error.universe}"))
+            return
+        except ProtocolError as error:
+            self._count_malformed(source, error)
+            return
+        learnt = self._replica.merge(source, update)
+        if learnt.foreign_ring:
+            what = f"ring {update.ring_id.hex()}"
+            self._log("warning", self._foreign_text(source, what))
+        self._handle_learnt(source, learnt, now)
+        if self._replica.ring is not None and not update.ring_id and source in self._reachable:
+            answer = self.answer(b"V")
+            if answer is not None:
+                self._send(source, Repair(answer, []))
+        if update.more and (learnt.entries or learnt.ring_adopted):
+            self._send(source, Consult(0, self.digest()))
+        if update.slices:
+            wanted, entries = self._replica.compare_slices(update)
+            if wanted and not self._disk_error:
+                self._send(source, Repair(self._replica.encode_entries(entries), wanted))
+
+    def _handle_learnt(self, source: PeerName, learnt: Learnt, now: float) -> None:
+        if learnt.votes:
+            self._tell_votes(self._election.think(self._reachable, now))
+        if learnt:
+            self._save_at = min(self._save_at, now + SAVE_NEWS_AFTER_S)
+            for update in self._replica.encode_news(learnt):
+                self._out.append(Announce(RING_CHANNEL, update, learnt_from=source))
+        if learnt.lost:
+            self._report_lost(learnt.lost)
+        if learnt.ring_adopted:
+            self._begin_restart_check()
+        if learnt.gained or learnt.lost or learnt.ring_adopted:
+            self._save_now = True
+            self._refresh_space()
+        elif learnt.entries and self._touch_ours(learnt.entries):
+            self._refresh_space()
+        self._adopt_decided_ring()
+
+    def _touch_ours(self, entries: Sequence[Entry]) -> bool:
+        return any(
+            self._space.touches(piece)
+            for entry in entries
+            for piece in self.universe.unroll(entry.token, entry.size)
+        )
+
+    def _report_lost(self, lost: Sequence[Entry]) -> None:
+        newest = max(entry.generation for entry in lost)
+        if newest >= self._replica.generation:
+            cause = (
+                "a later run of this peer wrote them: its disk was restored from an older copy,"
+                " or another host runs with a copy of its state directory"
+            )
+            self._replica.generation = newest + 1
+        else:
+            cause = "the last writes before its disk was lost"
+        text = (
+            f"{len(lost)} ranges that this host took for its own have been changed ({cause});"
+            " it has learnt the ring anew"
+        )
+        self._warnings["lost"] = text
+        self._log("warning", text)
+
+    def _adopt_decided_ring(self) -> None:
+        if self._replica.ring is not None or not self._election.votes:
+            return
+        proposal = self._replica.paxos.decided()
+        if proposal is None:
+            return
+        self._replica.ring = Ring.divide(proposal.ring_id, self.universe, proposal.peers)
+        self._log("info", f"the first ring was agreed on by {len(proposal.peers)} peers")
+        self._wrote(self._replica.ring.entries())
+
+    def _tell_votes(self, votes: Mapping[PeerName, Vote]) -> None:
+        if not votes:
+            return
+        self._save_now = True
+        for update in self._replica.encode_news(Learnt(votes=dict(votes))):
+            self._out.append(Announce(RING_CHANNEL, update))
+
+    def _send(self, peer: PeerName, message: Message) -> None:
+        self._out.append(Unicast(RING_CHANNEL, peer, encode_message(message)))
+
+    # --- helpers: after each input ---------------------------------------------------------
+
+    def _settle(self, now: float) -> list[IpamEffect]:
+        """Let what waits go on, then return everything, with what must be on disk first."""
+        self._out += self._allocator.expire(now)
+        self._settle_space()
+        self._consult(now)
+        if self._allocator.waiting:
+            self._work(now)
+        effects, self._out = self._out, []
+        persist = self._take_persist()
+        return effects if persist is None else [persist, *effects]
+
+    def _settle_space(self) -> None:
+        if self._held:
+            self._take_held()
+
+    def _consult(self, now: float) -> None:
+        """Ask what others know of the ring, as long as the check after a restart goes on."""
+        was_passed = self._restart.passed
+        for peer in self._restart.ask(self._reachable, now):
+            self._send(peer, Consult(1, self.digest()))
+        if self._restart.passed and not was_passed:
+            self._log("info", "the address ring is up to date, as far as anyone tells")
+
+    def _work(self, now: float) -> None:
+        if self._replica.ring is None:
+            self._tell_votes(self._election.handle_wanted(self._reachable, now))
+            self._adopt_decided_ring()
+        if self._replica.ring is None:
+            self._allocator.explain(self._election.reason(self._reachable))
+            return
+        self._out += self._allocator.answer_held()
+        if not self._restart.passed:
+            self._allocator.explain(self._restart.reason())
+            return
+        self._out += self._allocator.work(self._reachable, now)
+
+    def _take_persist(self) -> Persist | None:
+        written, gone = self._space.drain_changes()
+        if not (written or gone or self._save_now):
+            return None
+        ring = self._replica.snapshot() if self._save_now else None
+        if self._save_now:
+            self._save_now = False
+            self._save_at = math.inf
+        return Persist(ring, written, gone)
+
+    def _refresh_space(self) -> None:
+        ring = self._replica.ring
+        if ring is not None:
+            self._space.set_ranges(ring.ranges_of(self.ourself), ring.contested())
+
+    def _space_to_hand_over(self) -> list[Range]:
+        assert self._replica.ring is not None
+        ring = self._replica.ring
+        return subtract(ring.ranges_of(self.ourself), ring.contested())
+
+    # --- helpers: hints, warnings ----------------------------------------------------------
+
+    def _hint_differs(self) -> bool:
+        """True if what we told last is wrong by more than an eighth, or wrong about "none"."""
+        if self._replica.ring is None or self._leaving_to is not None:
+            return False
+        free, told = self._space.free_count, self._hint_told
+        if told is None or (free == 0) != (told == 0):
+            return True
+        return abs(free - told) * 8 > told
+
+    def _tell_hint(self, now: float) -> None:
+        if now < self._hint_at or not self._hint_differs():
+            return
+        self._hint_at = now + HINT_INTERVAL_S
+        self._hint_told = self._space.free_count
+        stamp = (
+            self._replica.hints[self.ourself].stamp if self.ourself in self._replica.hints else 0
+        )
+        hint = Hint(stamp + 1, min(self._space.free_count, _MAX_HINT))
+        self._replica.hints[self.ourself] = hint
+        for update in self._replica.encode_news(Learnt(hints={self.ourself: hint})):
+            self._out.append(Announce(RING_CHANNEL, update))
+
+    def _contested(self) -> list[Range]:
+        return self._replica.ring.contested() if self._replica.ring else []
+
+    def _all_warnings(self) -> tuple[str, ...]:
+        warnings = list(self._warnings.values())
+        warnings += [self._foreign_text(p, what) for p, what in self._replica.foreign.items()]
+        if self._disk_error:
+            warnings.append(f"addresses cannot be given out: {self._disk_error}")
+        for row in [*self._held.values(), *self._displaced()]:
+            owner = self.owner_of(row.address)
+            where = (
+                f"in the range of {self._replica.label(owner.peer)}" if owner.peer else "nobody's"
+            )
+            warnings.append(
+                f"{row.owner} runs with {self.universe.text(row.address)}, which is {where}:"
+                " detach and attach it again to give it another address"
+            )
+        return tuple(warnings)
+
+    def _displaced(self) -> list[PersistedAddress]:
+        if self._replica.ring is None:
+            return []
+        return [row for row in self._space.rows() if not self._mine(row.address)]
+
+    def _foreign_text(self, peer: PeerName, what: str) -> str:
+        ours = self._replica.ring.ring_id.hex() if self._replica.ring else str(self.network)
+        return (
+            f"{self._replica.label(peer)} lives with another address {what} (ours: {ours}): both"
+            " go on, but may give the same address to two containers. On each host of the smaller"
+            " ring run `weavepy reset`, then launch it again with the same --ipalloc-range"
+        )
+
+    def _count_malformed(self, source: PeerName, error: ProtocolError) -> None:
+        self._malformed += 1
+        if self._malformed & (self._malformed - 1) == 0:
+            fields = (("peer", source), ("count", str(self._malformed)))
+            self._out.append(LogLine("warning", f"ignored what a peer said: {error}", fields))
+
+    def _log(self, level: str, message: str) -> None:
+        self._out.append(LogLine(level, message))
+
+
+def _or_never(at: float | None) -> float:
+    return math.inf if at is None else at
+
+
+def _addresses(rows: Sequence[PersistedAddress]) -> tuple[int, ...]:
+    return tuple(row.address for row in rows)

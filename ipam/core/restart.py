@@ -1,0 +1,97 @@
+"""Whether a restarted peer may write to the ring again.
+
+Its disk may be older than it thinks: restored from a backup, cloned, or short of the last writes.
+What it then takes for its own may long be another's. The others know, since it told them, so
+before it gives out anything new it asks. The rule:
+
+1. Nobody could know better, because it was given no peers and its ring names no other owner:
+   it goes on at once.
+2. It asks up to 16 peers, owners of ranges first, and goes on when all of them have answered, or
+   when the time is up and at least one has.
+3. Nobody is reachable for 5 s: it is alone, and goes on with what it owns. The peers that are down
+   cannot have taken anything from it: ranges move only by the owner's own hand. Peers that are
+   reachable but do not answer get 5 s more.
+
+What a disk that is too old has cost in case 3, if it was, shows when a peer comes back: the ring
+tells (`Learnt.lost`), and the addresses in question are listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from random import Random
+
+from weavepy.base.names import PeerName
+
+GRACE_S = 5.0
+"""How long to wait for the first peer to be reachable, and how long for answers after that."""
+
+ASK_AGAIN_S = 1.0
+MAX_ASKED = 16
+
+
+class RestartCheck:
+    """Begun when the ring may be older than what others know; over when `passed`."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self.passed = True
+        self._until = 0.0
+        self._ask_at = 0.0
+        self._owners: Sequence[PeerName] = ()
+        self._asked: dict[PeerName, None] = {}
+        self._answered: dict[PeerName, None] = {}
+
+    def begin(self, owners: Iterable[PeerName], expects_peers: bool, now: float) -> None:
+        """`owners` are the other owners of ranges; see the rule in the file's opening."""
+        self._owners = tuple(owners)
+        self._answered.clear()
+        self._asked.clear()
+        self.passed = not self._owners and not expects_peers
+        self._until = now + GRACE_S
+        self._ask_at = now
+
+    def handle_heard(self, peer: PeerName) -> None:
+        """This peer has told us what it knows and we do not."""
+        if not self.passed:
+            self._answered[peer] = None
+
+    def ask(self, reachable: Mapping[PeerName, None], now: float) -> Sequence[PeerName]:
+        """Return the peers to consult now; call it whenever something changed or time passed."""
+        if self.passed:
+            return ()
+        if not self._asked and reachable:
+            self._until = now + GRACE_S
+            self._ask_at = now
+            self._choose(reachable)
+        waited_for = [
+            peer for peer in self._asked if peer in reachable and peer not in self._answered
+        ]
+        if (self._answered and not waited_for) or now >= self._until:
+            self.passed = True
+            return ()
+        if now < self._ask_at or not waited_for:
+            return ()
+        self._ask_at = now + ASK_AGAIN_S
+        return waited_for
+
+    def next_at(self) -> float | None:
+        if self.passed:
+            return None
+        return min(self._until, self._ask_at) if self._asked else self._until
+
+    def reason(self) -> str:
+        if not self._asked:
+            return (
+                "just restarted: looking for peers that know whether this host's addresses are"
+                f" up to date; without any it goes on after {GRACE_S:g} s"
+            )
+        silent = len(self._asked) - len(self._answered)
+        return f"just restarted: waiting for {silent} peers to say whether the ring is up to date"
+
+    def _choose(self, reachable: Mapping[PeerName, None]) -> None:
+        owners = [peer for peer in self._owners if peer in reachable]
+        others = [peer for peer in reachable if peer not in self._owners]
+        pool = owners or others
+        chosen = self._rng.sample(pool, min(len(pool), MAX_ASKED))
+        self._asked = dict.fromkeys(chosen)

@@ -1,0 +1,114 @@
+"""What the ring looks like to an operator; the daemon turns it into the API's `IpamStatus`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ipam.core.allocator import Waiting
+from ipam.core.ranges import Range, normalise
+from ipam.core.replica import Replica
+from weavepy.base.names import PeerName
+
+MAX_RANGES_SHOWN = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RangeOwner:
+    peer: PeerName
+    nickname: str
+    addresses: int
+    share: float
+    free: int | None
+    reachable: bool
+    ranges: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingStatus:
+    owner: str
+    what: str
+    reason: str
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class IpamStatus:
+    state: str
+    """Either "waiting" or "ready"."""
+    reason: str
+    universe: str
+    default_subnet: str
+    ring_id: str
+    entries: int
+    allocated: int
+    cooling: int
+    free: int
+    owners: tuple[RangeOwner, ...]
+    frozen: tuple[str, ...]
+    waiting: tuple[WaitingStatus, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressOwner:
+    """Who has an address: the peer whose range it lies in, and who uses it on this host."""
+
+    peer: PeerName | None
+    nickname: str
+    owner: str
+    """Empty if nobody uses it on this host."""
+
+
+def owner_rows(
+    replica: Replica, reachable: Mapping[PeerName, None], own_free: int
+) -> tuple[RangeOwner, ...]:
+    """Return a row per owner of ranges, the biggest first."""
+    if replica.ring is None:
+        return ()
+    pieces: dict[PeerName, list[Range]] = {}
+    for entry in replica.ring.entries():
+        unrolled = replica.universe.unroll(entry.token, entry.size)
+        pieces.setdefault(entry.owner, []).extend(unrolled)
+    sizes = replica.ring.owners()
+    rows: list[RangeOwner] = []
+    for peer in sorted(sizes, key=lambda peer: (-sizes[peer], peer)):
+        hint = replica.hints.get(peer)
+        ourself = peer == replica.ourself
+        rows.append(
+            RangeOwner(
+                peer=peer,
+                nickname=replica.nicknames.get(peer, ""),
+                addresses=sizes[peer],
+                share=sizes[peer] / replica.universe.size,
+                free=own_free if ourself else (hint.free if hint else None),
+                reachable=ourself or peer in reachable,
+                ranges=tuple(
+                    replica.universe.range_text(piece)
+                    for piece in normalise(pieces[peer])[:MAX_RANGES_SHOWN]
+                ),
+            )
+        )
+    return tuple(rows)
+
+
+def waiting_rows(
+    replica: Replica, waiting: Mapping[int, Waiting], now: float
+) -> tuple[WaitingStatus, ...]:
+    return tuple(
+        WaitingStatus(
+            owner=one.owner,
+            what=_what(replica, one),
+            reason=one.reason,
+            since_s=max(0.0, now - one.since),
+        )
+        for one in waiting.values()
+    )
+
+
+def _what(replica: Replica, waiting: Waiting) -> str:
+    if waiting.kind == "allocate":
+        return f"an address in {waiting.network}"
+    if waiting.kind == "claim":
+        return f"the address {replica.universe.text(waiting.address)}"
+    return "a ring"

@@ -1,0 +1,61 @@
+"""To whom news is passed on, and when states are compared.
+
+News travels like a rumour: whoever learns something tells about 2·log2(n) neighbours, so it
+reaches all of n peers in about log(n) steps, almost surely. A neighbour that leads to many peers
+is chosen more often. What gets lost all the same (a full socket, a link that broke) is found by
+comparing digests: on each new connection, and every few seconds with some neighbours.
+"""
+
+import math
+from collections.abc import Mapping
+from random import Random
+
+from weavepy.base.deadline import Deadline
+from weavepy.base.names import PeerName
+
+ROUND_S = 10.0
+ROUND_JITTER_S = 2.0
+DIGEST_NEIGHBOURS = 3
+
+
+class Gossip:
+    def __init__(self, rng: Random, now: float) -> None:
+        self._rng = rng
+        self._round_at = now
+        self._schedule(now)
+
+    def audience(self, neighbours: Mapping[PeerName, int], peer_count: int) -> list[PeerName]:
+        """Whom to tell news in a mesh of so many peers. `neighbours` are with their weights."""
+        return self._choose(neighbours, fanout(peer_count))
+
+    def round_partners(self, neighbours: Mapping[PeerName, int], now: float) -> list[PeerName]:
+        """With whom to compare digests now; empty unless a round is due."""
+        if now < self._round_at:
+            return []
+        self._schedule(now)
+        return self._choose(dict.fromkeys(neighbours, 1), DIGEST_NEIGHBOURS)
+
+    def next_deadline(self) -> Deadline:
+        return Deadline(self._round_at, "compare digests with neighbours")
+
+    def _schedule(self, now: float) -> None:
+        self._round_at = now + ROUND_S + self._rng.uniform(-ROUND_JITTER_S, ROUND_JITTER_S)
+
+    def _choose(self, weights: Mapping[PeerName, int], count: int) -> list[PeerName]:
+        """Draw without putting back. The key u^(1/w) orders a weighted sample (Efraimidis 2006)."""
+        if len(weights) <= count:
+            return sorted(weights)
+        keys = {name: self._rng.random() ** (1 / max(1, weights[name])) for name in sorted(weights)}
+        return sorted(sorted(keys, key=lambda name: -keys[name])[:count])
+
+
+def fanout(peer_count: int) -> int:
+    return max(1, math.ceil(2 * math.log2(max(2, peer_count))))
+
+
+def weights_of(unicast_all: Mapping[PeerName, PeerName]) -> dict[PeerName, int]:
+    """How many peers lie behind each neighbour."""
+    weights: dict[PeerName, int] = {}
+    for via in unicast_all.values():
+        weights[via] = weights.get(via, 0) + 1
+    return weights

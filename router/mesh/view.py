@@ -1,0 +1,285 @@
+"""What we know of the mesh, what we say of ourself in it, and the routes that follow.
+
+Changes come in bursts: a peer that joins connects to many. So our own record changes at once,
+but news is passed on, and routes are computed, a few milliseconds after the first of a burst.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from router.mesh import short_ids
+from router.mesh.clones import CloneWatch
+from router.mesh.effects import LogLine, PeerAdded, PeerRemoved, RoutesChanged
+from router.mesh.neighbours import Neighbour
+from router.mesh.records import MAX_VERSION, Record
+from router.mesh.routes import Routes, compute_routes
+from router.mesh.topology import Learnt, Topology
+from weavepy.base.deadline import NEVER, Deadline, earliest
+from weavepy.base.names import PeerName, PeerUid, ShortId
+
+NEWS_DELAY_S = 0.01
+ROUTES_DELAY_S = 0.02
+
+OUTBID_AGAIN_S = 1.0
+"""Between two times that we outbid somebody who writes our record. Two routers with one identity
+would else shout at each other as fast as the network goes."""
+
+ADOPTION_S = 10.0
+"""How long a restarted router leaves the routes of its previous run alone while peers that it
+has overlay sessions with have not told it about the mesh yet."""
+
+ViewEffect = PeerAdded | PeerRemoved | RoutesChanged | LogLine
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptedPeer:
+    """A session that a previous run of this router left in the datapath, and that works."""
+
+    name: PeerName
+    short_id: ShortId
+    host: str
+    """Where its datagrams come from."""
+
+
+class View:
+    def __init__(
+        self,
+        *,
+        ourself: PeerName,
+        uid: PeerUid,
+        nickname: str,
+        version: str,
+        short_id: ShortId | None,
+        adopted: Sequence[AdoptedPeer],
+        clones: CloneWatch,
+        rng: Random,
+        now: float,
+    ) -> None:
+        self.topology = Topology(ourself)
+        self.routes = Routes({}, {}, {}, frozenset())
+        self._ourself = ourself
+        self._rng = rng
+        self._clones = clones
+        self._news: dict[PeerName, PeerName | None] = {}
+        self._news_at = NEVER.at
+        self._routes_at = now
+        self._claimed_version = 0
+        self._outbid_at = NEVER.at
+        self._outbid_again_at = now
+        self._carries_traffic = bool(adopted)
+        self._disputed_since: float | None = None
+        self._awaited = {peer.name: None for peer in adopted}
+        self._awaited_until = now + ADOPTION_S
+        self._shown: dict[PeerName, PeerUid] = {}
+        self._told: RoutesChanged | None = None
+        self._recomputed = False
+        self.topology.write(
+            Record(
+                name=ourself,
+                uid=uid,
+                version=1,
+                nickname=nickname,
+                short_id=short_ids.draw(rng, ()) if short_id is None else short_id,
+                router_version=version,
+                addresses=(),
+                control=0,
+                established=0,
+                outbound=0,
+            )
+        )
+        for peer in adopted:
+            self._write_placeholder(peer)
+
+    @property
+    def records(self) -> Mapping[PeerName, Record]:
+        return self.topology.records
+
+    @property
+    def ours(self) -> Record:
+        return self.topology.records[self._ourself]
+
+    # --- changes -----------------------------------------------------------------------------
+
+    def describe(
+        self, neighbours: Mapping[PeerName, Neighbour], addresses: Sequence[str], now: float
+    ) -> None:
+        """Say in our record what our links are now."""
+        roster = self.topology.roster
+        everyone = neighbours.values()
+        self._carries_traffic |= any(neighbour.established for neighbour in everyone)
+        for name in list(self._awaited):
+            if name not in neighbours:
+                del self._awaited[name]
+        self._change_ours(
+            replace(
+                self.ours,
+                addresses=tuple(addresses) or self.ours.addresses,
+                control=roster.set_of(one.name for one in everyone if one.connected),
+                established=roster.set_of(one.name for one in everyone if one.established),
+                outbound=roster.set_of(one.name for one in everyone if one.outbound),
+            ),
+            now,
+        )
+
+    def merge(self, update: bytes, source: PeerName, now: float) -> tuple[Learnt, list[ViewEffect]]:
+        learnt = self.topology.merge(update)
+        for name in learnt.changed:
+            self._add_news(name, source, now)
+        if learnt.changed:
+            self._routes_at = min(self._routes_at, now + ROUTES_DELAY_S)
+        return learnt, [
+            effect
+            for claim in learnt.claims
+            for effect in self._answer_claim(claim.uid, claim.version, now)
+        ]
+
+    def take_news(self, now: float) -> dict[PeerName, PeerName | None]:
+        """Peers whose records have changed, each with the neighbour that told us; once."""
+        if now < self._news_at:
+            return {}
+        news, self._news, self._news_at = self._news, {}, NEVER.at
+        return news
+
+    def take_recomputed(self) -> bool:
+        """Whether the view was computed anew since this was asked last."""
+        recomputed, self._recomputed = self._recomputed, False
+        return recomputed
+
+    def handle_timeout(self, now: float) -> list[ViewEffect]:
+        if now >= self._outbid_at:
+            self._outbid(now)
+        due = self._routes_deadline()
+        return self._recompute(now) if now >= due.at else []
+
+    def next_deadline(self) -> Deadline:
+        return earliest(
+            Deadline(self._news_at, "pass topology news on"),
+            Deadline(self._outbid_at, "outbid a record of ourself that we did not write"),
+            self._routes_deadline(),
+        )
+
+    # --- our own record ----------------------------------------------------------------------
+
+    def _change_ours(self, record: Record, now: float) -> None:
+        if record != self.ours:
+            self._publish(record, now)
+
+    def _publish(self, record: Record, now: float) -> None:
+        version = max(self.ours.version, self._claimed_version)
+        if version < MAX_VERSION:
+            version += 1
+        self.topology.write(replace(record, version=version))
+        self._add_news(self._ourself, None, now)
+        self._routes_at = min(self._routes_at, now + ROUTES_DELAY_S)
+
+    def _add_news(self, name: PeerName, source: PeerName | None, now: float) -> None:
+        self._news[name] = source
+        self._news_at = min(self._news_at, now + NEWS_DELAY_S)
+
+    def _answer_claim(self, uid: PeerUid, version: int, now: float) -> list[ViewEffect]:
+        self._claimed_version = max(self._claimed_version, version)
+        self._outbid_at = min(self._outbid_at, max(now, self._outbid_again_at))
+        warning = None if uid == self.ours.uid else self._clones.contested(uid, now)
+        return [] if warning is None else [LogLine("warning", warning)]
+
+    def _outbid(self, now: float) -> None:
+        self._outbid_at = NEVER.at
+        self._outbid_again_at = now + OUTBID_AGAIN_S
+        self._publish(self.ours, now)
+
+    def _settle_short_id(self, now: float) -> None:
+        rivals = short_ids.rivals(self._ourself, self.records)
+        if self.ours.short_id and not rivals:
+            self._disputed_since = None
+            return
+        if self._disputed_since is None:
+            self._disputed_since = now
+        waits = now < self._disputed_since + short_ids.PATIENCE_S or self._keeps_disputed_id()
+        if waits and self.ours.short_id and self._carries_traffic:
+            return
+        self._disputed_since = None
+        short_id = short_ids.draw(self._rng, self.records.values())
+        self._change_ours(replace(self.ours, short_id=short_id), now)
+
+    def _write_placeholder(self, peer: AdoptedPeer) -> None:
+        """Until an adopted peer tells of itself, let it be one that has a link with us."""
+        self.topology.write(
+            Record(
+                name=peer.name,
+                uid=PeerUid(0),
+                version=0,
+                nickname="",
+                short_id=peer.short_id,
+                router_version="",
+                addresses=(),
+                control=0,
+                established=self.topology.roster.set_of([self._ourself]),
+                outbound=0,
+            )
+        )
+
+    # --- routes ------------------------------------------------------------------------------
+
+    def _routes_deadline(self) -> Deadline:
+        deadline = earliest(
+            Deadline(self._routes_at, "compute routes"), self.topology.next_deadline()
+        )
+        if self._awaited:
+            deadline = earliest(deadline, Deadline(self._awaited_until, "give up adopted peers"))
+        if self._disputed_since is not None and self._carries_traffic:
+            patience = Deadline(self._disputed_since + short_ids.PATIENCE_S, "draw a short id")
+            if not self._keeps_disputed_id():
+                deadline = earliest(deadline, patience)
+        return deadline
+
+    def _keeps_disputed_id(self) -> bool:
+        rivals = short_ids.rivals(self._ourself, self.records)
+        return not rivals or self._ourself < min(rivals)
+
+    def _recompute(self, now: float) -> list[ViewEffect]:
+        self._routes_at = NEVER.at
+        self._recomputed = True
+        self._settle_short_id(now)
+        routes = compute_routes(self._ourself, self.records, self.topology.roster)
+        self.routes = routes
+        removed = self.topology.collect(routes.alive, now)
+        for name in removed:
+            self._news.pop(name, None)
+        return [
+            *(PeerRemoved(name) for name in removed if self._shown.pop(name, None)),
+            *self._show_new_peers(),
+            *self._tell_routes(now),
+        ]
+
+    def _show_new_peers(self) -> list[PeerAdded]:
+        added = []
+        for name in sorted(self.routes.alive):
+            record = self.records[name]
+            known = self._shown.get(name)
+            if name != self._ourself and record.version and record.uid != known:
+                self._shown[name] = record.uid
+                added.append(PeerAdded(name, record.uid, record.nickname))
+        return added
+
+    def _tell_routes(self, now: float) -> list[RoutesChanged]:
+        if self._awaits_adopted(now):
+            return []
+        routes = RoutesChanged(
+            short_ids=short_ids.undisputed([self._ourself, *self.routes.unicast], self.records),
+            unicast=self.routes.unicast,
+            broadcast=self.routes.broadcast,
+        )
+        if routes == self._told:
+            return []
+        self._told = routes
+        return [routes]
+
+    def _awaits_adopted(self, now: float) -> bool:
+        if now >= self._awaited_until:
+            self._awaited.clear()
+        for name in list(self._awaited):
+            record = self.records.get(name)
+            if record is None or record.version:
+                del self._awaited[name]
+        return bool(self._awaited)

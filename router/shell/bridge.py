@@ -1,0 +1,144 @@
+"""The bridge that a host's containers and its tap hang on.
+
+It is an ordinary Linux bridge with three settings that matter: a MAC of its own (otherwise it
+takes over a port's and changes it as ports come and go, under the feet of everyone who has it
+in an ARP cache), no spanning tree (the overlay has no loops, and ports must not wait 30 s), and
+no multicast snooping (without a querier in the mesh it would, after a while, stop multicast).
+
+An existing bridge of this name is adopted as it is, ports and addresses included.
+"""
+
+import secrets
+from typing import Any
+
+from router.shell.netlink import (
+    MAX_INTERFACE_NAME_LENGTH,
+    HostError,
+    Link,
+    explained,
+    find_link,
+    netlink,
+    set_sysctl,
+)
+from weavepy.base.errors import UsageError
+
+
+class NotABridge(HostError):
+    """The interface with the bridge's name is something else."""
+
+
+class NoBridge(HostError):
+    """The bridge is not there (yet, or any more)."""
+
+
+class NoSuchInterface(HostError):
+    pass
+
+
+class InterfaceTaken(HostError):
+    """The interface is a port of something else."""
+
+
+def check_interface_name(name: str) -> None:
+    """Names reach the kernel and nft's language, so only harmless characters pass."""
+    characters = name.replace("-", "").replace("_", "").replace(".", "")
+    if not (
+        0 < len(name) <= MAX_INTERFACE_NAME_LENGTH
+        and characters.isalnum()
+        and name.isascii()
+        and name[0].isalnum()
+    ):
+        raise UsageError(
+            f"{name!r} cannot name an interface: up to {MAX_INTERFACE_NAME_LENGTH} letters, "
+            "digits, '-', '_' and '.', starting with a letter or digit"
+        )
+
+
+def random_mac() -> str:
+    """Unicast, locally administered: 46 random bits."""
+    octets = bytearray(secrets.token_bytes(6))
+    octets[0] = octets[0] & 0xFC | 0x02
+    return octets.hex(":")
+
+
+def ensure_bridge(name: str, mtu_bytes: int) -> None:
+    with explained(f"setting up the bridge {name}"), netlink() as route:
+        link = find_link(route, name)
+        if link is None:
+            route.link("add", ifname=name, kind="bridge", address=random_mac())
+            link = required(route, name)
+        if link.kind != "bridge":
+            raise NotABridge(
+                f"the interface {name} exists and is not a bridge: remove it or choose another "
+                "name with --bridge"
+            )
+        route.link(
+            "set",
+            index=link.index,
+            kind="bridge",
+            br_stp_state=0,
+            br_forward_delay=0,
+            br_mcast_snooping=0,
+        )
+        _quiet_ipv6(name)
+        set_sysctl(f"ipv4/conf/{name}/promote_secondaries", 1)
+        if link.mtu_bytes != mtu_bytes:
+            route.link("set", index=link.index, mtu=mtu_bytes)
+        if not link.up:
+            route.link("set", index=link.index, state="up")
+
+
+def enslave(bridge: str, interface: str) -> None:
+    """Make the interface (the tap) a port of the bridge, up, without addresses of its own."""
+    with explained(f"making {interface} a port of {bridge}"), netlink() as route:
+        master = required_bridge(route, bridge)
+        port = find_link(route, interface)
+        if port is None:
+            raise NoSuchInterface(f"there is no interface {interface}")
+        if port.master not in (0, master.index):
+            raise InterfaceTaken(
+                f"{interface} is already a port of another bridge or bond: take it out first "
+                f"(`ip link set {interface} nomaster`)"
+            )
+        add_port(route, master, port)
+
+
+def add_port(route: Any, master: Link, port: Link) -> None:
+    """The port needs no IPv6 address: it would only add multicast noise."""
+    set_sysctl(f"ipv6/conf/{port.name}/disable_ipv6", 1)
+    if port.master != master.index:
+        route.link("set", index=port.index, master=master.index)
+    if not port.up:
+        route.link("set", index=port.index, state="up")
+
+
+def remove_bridge(name: str) -> bool:
+    """False if there was none. Its ports stay, without a bridge."""
+    with explained(f"removing the bridge {name}"), netlink() as route:
+        link = find_link(route, name)
+        if link is None:
+            return False
+        if link.kind != "bridge":
+            raise NotABridge(f"the interface {name} is not a bridge: it is left alone")
+        route.link("del", index=link.index)
+        return True
+
+
+def required(route: Any, name: str) -> Link:
+    link = find_link(route, name)
+    if link is None:
+        raise NoSuchInterface(f"the interface {name} has just vanished: try again")
+    return link
+
+
+def required_bridge(route: Any, name: str) -> Link:
+    link = find_link(route, name)
+    if link is None or link.kind != "bridge":
+        raise NoBridge(f"there is no bridge {name}: is the router running? (`weavepy launch`)")
+    return link
+
+
+def _quiet_ipv6(name: str) -> None:
+    """The host takes no advice on routing from the overlay, and probes no addresses on it."""
+    for setting, value in (("accept_ra", 0), ("accept_dad", 0), ("accept_redirects", 0)):
+        set_sysctl(f"ipv6/conf/{name}/{setting}", value)

@@ -1,0 +1,152 @@
+"""The host itself on the overlay: addresses on the bridge, and the way out for containers.
+
+With masquerading, what containers send beyond the overlay (they need a route via the
+exposed address) leaves with this host's own address, and what enters the overlay from outside
+gets the exposed one, so that answers find their way back. The subnets are elements of two sets in
+the table `weavepy` of family inet, and the rules are the same two lines for all of them.
+
+Forwarding is switched on for the bridge and for the interface of the default route, not for the
+whole host, and never switched off again: others may have come to rely on it.
+"""
+
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Interface, IPv6Interface
+from typing import Any
+
+from router.shell.announce import announce
+from router.shell.bridge import required_bridge
+from router.shell.filters import table_name
+from router.shell.netlink import (
+    IpInterface,
+    add_address,
+    addresses,
+    explained,
+    find_link,
+    get_sysctl,
+    links,
+    netlink,
+    remove_address,
+    set_sysctl,
+)
+from router.shell.nftables import NftMissing, list_table, run_transaction, set_elements
+
+SETS = {4: "masquerade4", 6: "masquerade6"}
+PROTOCOLS = {4: "ip", 6: "ip6"}
+KINDS = {4: "ipv4_addr", 6: "ipv6_addr"}
+MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+
+
+def expose(bridge: str, wanted: Sequence[IpInterface], masquerade: bool) -> None:
+    """Idempotent; adds to what is exposed. On failure the addresses it added are gone again."""
+    with explained(f"exposing {bridge}"), netlink() as route:
+        link = required_bridge(route, bridge)
+        added = []
+        try:
+            for address in wanted:
+                if isinstance(address, IPv6Interface):
+                    set_sysctl(f"ipv6/conf/{bridge}/disable_ipv6", 0)
+                if add_address(route, link.index, address):
+                    added.append(address)
+            if masquerade and wanted:
+                _masquerade(bridge, addresses(route, link.index))
+                _enable_forwarding(route, bridge, wanted)
+        except BaseException:
+            for address in added:
+                remove_address(route, link.index, address)
+            raise
+        announce(bridge, link.mac, [address.ip for address in added])
+
+
+def hide(bridge: str, unwanted: Iterable[IpInterface]) -> tuple[IpInterface, ...]:
+    """Take these off the bridge; returns those that were there. With the last, no masquerade."""
+    with explained(f"hiding {bridge}"), netlink() as route:
+        link = find_link(route, bridge)
+        if link is None:
+            return ()
+        gone = tuple(it for it in unwanted if remove_address(route, link.index, it))
+        if _masqueraded(bridge):
+            _masquerade(bridge, addresses(route, link.index))
+        return gone
+
+
+def exposed(bridge: str) -> tuple[IpInterface, ...]:
+    """Every address on the bridge, whoever put it there."""
+    with explained(f"listing the addresses of {bridge}"), netlink() as route:
+        link = find_link(route, bridge)
+        return tuple(addresses(route, link.index)) if link is not None else ()
+
+
+def _masqueraded(bridge: str) -> bool:
+    try:
+        objects = list_table("inet", table_name(bridge)) or []
+    except NftMissing:
+        return False
+    return any(set_elements(objects, name) for name in SETS.values())
+
+
+def _masquerade(bridge: str, present: Iterable[IpInterface]) -> None:
+    """State rules and subnets anew, in one transaction; established flows are not touched."""
+    table = f"inet {table_name(bridge)}"
+    lines = [f"add table {table}"]
+    chain = "postrouting"
+    lines.append(
+        f"add chain {table} {chain} {{ type nat hook postrouting priority 100; policy accept; }}"
+    )
+    lines.append(f"flush chain {table} {chain}")
+    for version, name in SETS.items():
+        ip = PROTOCOLS[version]
+        subnets = sorted({str(it.network) for it in present if it.version == version})
+        lines.append(
+            f"add set {table} {name} {{ type {KINDS[version]}; flags interval; auto-merge; }}"
+        )
+        lines.append(f"flush set {table} {name}")
+        if subnets:
+            lines.append(f"add element {table} {name} {{ {', '.join(subnets)} }}")
+        lines += [
+            (
+                f"add rule {table} {chain} {ip} saddr @{name} {ip} daddr != @{name} "
+                f'{ip} daddr != {MULTICAST[version]} oifname != "{bridge}" masquerade'
+            ),
+            # Only what is routed in: locally made packets and, where br_netfilter shows them
+            # here, bridged ones have no incoming interface.
+            (
+                f"add rule {table} {chain} {ip} daddr @{name} {ip} saddr != @{name} "
+                f'meta iif != 0 iifname != "{bridge}" oifname "{bridge}" masquerade'
+            ),
+        ]
+    run_transaction("\n".join(lines) + "\n")
+
+
+def _enable_forwarding(route: Any, bridge: str, wanted: Iterable[IpInterface]) -> None:
+    names = {link.index: link.name for link in links(route)}
+    if any(isinstance(address, IPv4Interface) for address in wanted):
+        for name in [bridge, *_default_route_interfaces(route, 2, names)]:
+            set_sysctl(f"ipv4/conf/{name}/forwarding", 1)
+    if any(isinstance(address, IPv6Interface) for address in wanted):
+        _enable_forwarding6(bridge, _default_route_interfaces(route, 10, names), names.values())
+
+
+def _enable_forwarding6(bridge: str, outside: Iterable[str], all_names: Iterable[str]) -> None:
+    """Linux 6.17 can forward from single interfaces; before, it is all of them or none.
+
+    With forwarding on for all, an interface stops believing router advertisements, by which
+    it may have got its own default route, unless told to go on (accept_ra 2).
+    """
+    if get_sysctl("ipv6/conf/all/forwarding") == 1:
+        return
+    forced = [set_sysctl(f"ipv6/conf/{name}/force_forwarding", 1) for name in [bridge, *outside]]
+    if all(forced):
+        return
+    for name in all_names:
+        if get_sysctl(f"ipv6/conf/{name}/accept_ra") == 1:
+            set_sysctl(f"ipv6/conf/{name}/accept_ra", 2)
+    set_sysctl("ipv6/conf/all/forwarding", 1)
+
+
+def _default_route_interfaces(route: Any, family: int, names: dict[int, str]) -> list[str]:
+    found: dict[str, None] = {}
+    for entry in route.get_routes(family=family):
+        index = entry.get_attr("RTA_OIF")
+        if entry["dst_len"] == 0 and entry["table"] == 254 and index in names:
+            found[names[index]] = None
+    return [name for name in found if name != "lo"]

@@ -1,0 +1,152 @@
+"""Everything that a router does to its host's network, as one object.
+
+A `Host` remembers nothing but names: whatever it is asked, it looks at the kernel, compares,
+and changes what differs. So a new one, in a restarted router, goes on where the last left off.
+
+All methods block and raise `WeavepyError` children. Call them from one thread at a time
+that runs no event loop (see `netlink.py`). They act on the network namespace of that thread.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from router.shell import attach as attaching
+from router.shell import bridge as bridging
+from router.shell import expose as exposing
+from router.shell import namespaces
+from router.shell.attach import AttachmentFacts
+from router.shell.filters import MESH_PORTS, Filters
+from router.shell.netlink import HostError, IpInterface, explained, find_link, links, netlink
+
+__all__ = ["AttachmentFacts", "Host"]
+
+DEFAULT_INTERFACE = "ethwe"
+
+
+class Host:
+    def __init__(
+        self,
+        bridge: str = "weave",
+        *,
+        filters: bool = True,
+        mesh_ports: Sequence[int] = MESH_PORTS,
+    ) -> None:
+        """Without `filters`, containers can pose as each other, and nft is needed by no method
+        but `expose` with masquerading."""
+        bridging.check_interface_name(bridge)
+        self.bridge = bridge
+        self._filters = Filters(bridge, mesh_ports) if filters else None
+
+    # --- bridge ----------------------------------------------------------------------------------
+
+    def ensure_bridge(self, mtu_bytes: int) -> None:
+        bridging.ensure_bridge(self.bridge, mtu_bytes)
+
+    def set_mtu(self, mtu_bytes: int) -> None:
+        """Of the bridge and of both ends of each veth. The tap is the datapath's own."""
+        bridging.ensure_bridge(self.bridge, mtu_bytes)
+        for facts in self.attachments():
+            attaching.set_mtu(facts, mtu_bytes)
+
+    def enslave(self, interface: str) -> None:
+        bridging.enslave(self.bridge, interface)
+
+    def remove_bridge(self) -> bool:
+        """With all attachments and filters, exposed addresses included; False if none was."""
+        for facts in self.attachments():
+            attaching.detach(None, facts, facts.addresses)
+        removed = bridging.remove_bridge(self.bridge)
+        if self._filters is not None:
+            self._filters.remove()
+        return removed
+
+    # --- containers ------------------------------------------------------------------------------
+
+    def attach(
+        self,
+        namespace: Path,
+        owner: str,
+        addresses: Sequence[IpInterface],
+        mtu_bytes: int,
+        *,
+        interface: str = DEFAULT_INTERFACE,
+        mac: str | None = None,
+    ) -> AttachmentFacts:
+        """Whole or not at all. Repeated, it adds what is missing and restores the filter.
+
+        `mac` counts for a new attachment only; by default it is drawn at random, and it stays
+        for as long as the interface lives.
+        """
+        return attaching.attach(
+            self.bridge, self._filters, namespace, owner, interface, mac, addresses, mtu_bytes
+        )
+
+    def detach(
+        self,
+        *,
+        namespace: Path | None = None,
+        owner: str = "",
+        addresses: Iterable[IpInterface] = (),
+    ) -> tuple[IpInterface, ...]:
+        """By namespace or by owner: take these addresses away, or all; returns those that went.
+
+        With its last address an attachment goes. What is not attached is no error.
+        """
+        assert (namespace is None) == bool(owner), "exactly one of namespace and owner"
+        wanted = set(addresses)
+        released: list[IpInterface] = []
+        for facts in self._matching(namespace, owner):
+            unwanted = wanted or set(facts.addresses)
+            released += attaching.detach(self._filters, facts, unwanted)
+        return tuple(released)
+
+    def attachments(self) -> list[AttachmentFacts]:
+        return attaching.attachments(self.bridge, self._filters)
+
+    def prune(self) -> None:
+        """Forget the filters of veths that vanished together with their namespaces."""
+        if self._filters is None:
+            return
+        with explained("listing interfaces"), netlink() as route:
+            present = {link.name for link in links(route)}
+        self._filters.forbid(sorted(self._filters.ports().keys() - present))
+
+    def dropped(self) -> dict[str, int]:
+        """Frames of containers that filters dropped, by reason."""
+        return self._filters.dropped() if self._filters is not None else {}
+
+    # --- the host itself -------------------------------------------------------------------------
+
+    def expose(self, addresses: Sequence[IpInterface], masquerade: bool) -> None:
+        if self._filters is not None:
+            self._filters.install()  # closes the mesh's ports to the overlay
+        exposing.expose(self.bridge, addresses, masquerade)
+
+    def hide(self, addresses: Iterable[IpInterface] = ()) -> tuple[IpInterface, ...]:
+        """These, or all; returns those that went."""
+        return exposing.hide(self.bridge, list(addresses) or self.exposed())
+
+    def exposed(self) -> tuple[IpInterface, ...]:
+        return exposing.exposed(self.bridge)
+
+    # ---------------------------------------------------------------------------------------------
+
+    def _matching(self, namespace: Path | None, owner: str) -> list[AttachmentFacts]:
+        found = self.attachments()
+        if namespace is None:
+            return [facts for facts in found if facts.owner == owner]
+        names = set()
+        try:
+            with namespaces.opened(namespace) as descriptor:
+                for facts in found:
+                    name = attaching.host_interface_name(self.bridge, descriptor, facts.interface)
+                    names.add(name)
+        except HostError:
+            # The namespace is gone, so the path as it was recorded has to do.
+            return [facts for facts in found if facts.namespace == namespace]
+        return [facts for facts in found if facts.host_interface in names]
+
+    def exists(self) -> bool:
+        """Whether the bridge is there."""
+        with explained(f"looking for the bridge {self.bridge}"), netlink() as route:
+            return find_link(route, self.bridge) is not None

@@ -1,0 +1,92 @@
+"""Running `nft`: a transaction in, a table out.
+
+A script given to `nft -f -` takes effect whole or not at all, between two packets. That is
+what everything in here rests on: rules are never half there.
+"""
+
+import json
+import shutil
+import subprocess
+from typing import Any
+
+from router.shell.netlink import HostError, MissingRights
+
+NFT_TIMEOUT_S = 20.0
+
+
+class NftMissing(HostError):
+    """The program is not installed."""
+
+
+class NftFailed(HostError):
+    """nft, or the kernel behind it, refused a transaction; nothing of it took effect."""
+
+
+def run_transaction(script: str) -> None:
+    status, _, errors = _run(["-f", "-"], script)
+    if status != 0:
+        raise _failure(errors)
+
+
+def list_table(family: str, table: str) -> list[dict[str, Any]] | None:
+    """The table's objects as nft's JSON has them, or None if there is no such table."""
+    status, output, errors = _run(["-j", "list", "table", family, table], "")
+    if status != 0:
+        if "No such file or directory" in errors:
+            return None
+        raise _failure(errors)
+    objects: list[dict[str, Any]] = json.loads(output)["nftables"]
+    return objects
+
+
+def set_elements(objects: list[dict[str, Any]], name: str) -> list[tuple[Any, str]]:
+    """The (value, comment) pairs of one set; a concatenation is a list, a prefix a dict."""
+    for entry in objects:
+        found = entry.get("set")
+        if found is not None and found["name"] == name:
+            return [_element(element) for element in found.get("elem", [])]
+    return []
+
+
+def counters(objects: list[dict[str, Any]]) -> dict[str, int]:
+    """Packets seen by each named counter."""
+    found = (entry["counter"] for entry in objects if "counter" in entry)
+    return {counter["name"]: counter["packets"] for counter in found}
+
+
+def _element(element: Any) -> tuple[Any, str]:
+    comment = ""
+    if isinstance(element, dict) and "elem" in element:
+        comment = element["elem"].get("comment", "")
+        element = element["elem"]["val"]
+    if isinstance(element, dict) and "concat" in element:
+        element = element["concat"]
+    return element, comment
+
+
+def _run(arguments: list[str], script: str) -> tuple[int, str, str]:
+    program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
+    if program is None:
+        raise NftMissing(
+            "the program nft is missing, and without it containers could pose as each other: "
+            "install the package nftables (`apt-get install nftables`)"
+        )
+    try:
+        done = subprocess.run(
+            [program, *arguments],
+            input=script,
+            capture_output=True,
+            text=True,
+            timeout=NFT_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NftFailed(f"nft did not answer within {NFT_TIMEOUT_S:g} s") from error
+    return done.returncode, done.stdout, done.stderr
+
+
+def _failure(errors: str) -> HostError:
+    first = errors.strip().splitlines()[0] if errors.strip() else "without saying why"
+    if "Operation not permitted" in errors:
+        return MissingRights("changing packet filters: not permitted; run as root")
+    return NftFailed(f"nft refused: {first} (see `weavepy doctor`)")

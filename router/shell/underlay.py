@@ -1,0 +1,136 @@
+"""What the hosts' own network offers: its MTU, and so the overlay's; our own addresses.
+
+All hosts of a mesh should come to the same overlay MTU, so it follows from the link MTU by
+a fixed step. The step leaves room for the largest header that any way of carrying frames
+needs, with some to spare: outer IPv6 40 + UDP 8 + record header and tag + inner Ethernet 14.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from router.shell.netlink import HostError, Link, addresses, explained, links, netlink
+
+OVERHEAD_BYTES = 100
+MINIMUM_OVERLAY_MTU_BYTES = 1280
+"""What IPv6 requires of every link. On a smaller underlay sleeve fragments."""
+
+MAXIMUM_OVERLAY_MTU_BYTES = 65535 - OVERHEAD_BYTES
+
+HARDWARE_LIKE_KINDS = frozenset({"", "bond", "team", "vlan", "macvlan", "ipvlan"})
+"""Kinds of link that lead out of the machine; no kind means a driver for hardware."""
+
+MAIN_TABLE = 254
+
+
+class NoUnderlay(HostError):
+    """No interface leads anywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayMtu:
+    mtu_bytes: int
+    warning: str
+    """Why it costs something; empty if it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    name: str
+    kind: str
+    up: bool
+    mtu_bytes: int
+    addresses: tuple[str, ...]
+
+
+def overlay_mtu(underlay_mtu_bytes: int) -> OverlayMtu:
+    """1500 gives 1400, 9000 gives 8900."""
+    mtu_bytes = min(underlay_mtu_bytes - OVERHEAD_BYTES, MAXIMUM_OVERLAY_MTU_BYTES)
+    if mtu_bytes >= MINIMUM_OVERLAY_MTU_BYTES:
+        return OverlayMtu(mtu_bytes, "")
+    return OverlayMtu(
+        MINIMUM_OVERLAY_MTU_BYTES,
+        f"the underlay's MTU of {underlay_mtu_bytes} is below "
+        f"{MINIMUM_OVERLAY_MTU_BYTES + OVERHEAD_BYTES}: full-size packets travel in two pieces, "
+        "which costs throughput",
+    )
+
+
+def underlay_mtu(peers: Iterable[str] = (), *, ours: Sequence[str] = ()) -> int:
+    """The smallest MTU on the way to these peers, or of all interfaces that lead out.
+
+    `peers` are IP addresses; those without a route do not count. `ours` names interfaces that
+    belong to the overlay itself.
+    """
+    with explained("reading the underlay's MTU"), netlink() as route:
+        all_links = links(route)
+        towards = [mtu_towards(route, all_links, peer) for peer in peers]
+        known = [mtu_bytes for mtu_bytes in towards if mtu_bytes is not None]
+        if known:
+            return min(known)
+        out = _leading_out(route, all_links, ours)
+        if not out:
+            raise NoUnderlay(
+                "no network interface is up besides the loopback: bring one up, or set --mtu"
+            )
+        return min(link.mtu_bytes for link in out)
+
+
+def mtu_towards(route: Any, all_links: Sequence[Link], peer: str) -> int | None:
+    """Of the interface that the kernel would send by, or of the route if that says less."""
+    try:
+        entry = route.route("get", dst=str(ip_address(peer)))[0]
+    except (NetlinkError, ValueError):
+        return None
+    mtu_bytes = {link.index: link.mtu_bytes for link in all_links}.get(entry.get_attr("RTA_OIF"))
+    metrics = entry.get_attr("RTA_METRICS")
+    own = metrics.get_attr("RTAX_MTU") if metrics else None
+    return min(mtu_bytes, own) if mtu_bytes and own else mtu_bytes
+
+
+def local_addresses() -> list[IPv4Address | IPv6Address]:
+    """All that this host can be reached at, without loopback and link-local ones."""
+    with explained("listing addresses"), netlink() as route:
+        return [
+            address.ip
+            for link in links(route)
+            if link.up and not link.loopback
+            for address in addresses(route, link.index)
+        ]
+
+
+def interfaces() -> list[Interface]:
+    with explained("listing interfaces"), netlink() as route:
+        return [
+            Interface(
+                link.name,
+                link.kind,
+                link.up,
+                link.mtu_bytes,
+                tuple(str(address) for address in addresses(route, link.index)),
+            )
+            for link in links(route)
+        ]
+
+
+def _leading_out(route: Any, all_links: Sequence[Link], ours: Sequence[str]) -> list[Link]:
+    """Hardware that is up; else, as inside a container, what has a default route; else any."""
+    up = [
+        link
+        for link in all_links
+        if link.up and not link.loopback and link.name not in ours and link.mtu_bytes > 0
+    ]
+    hardware = [link for link in up if link.kind in HARDWARE_LIKE_KINDS]
+    if hardware:
+        return hardware
+    default = {
+        entry.get_attr("RTA_OIF")
+        for family in (2, 10)
+        for entry in route.get_routes(family=family)
+        if entry["dst_len"] == 0 and entry["table"] == MAIN_TABLE
+    }
+    routed = [link for link in up if link.index in default]
+    return routed or [link for link in up if addresses(route, link.index)]

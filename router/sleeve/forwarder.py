@@ -1,0 +1,248 @@
+"""Sending to one neighbour: from plain text to sealed datagrams, many per system call.
+
+Datagrams queue here in the order in which they were sealed. Those of one size, and one shorter
+one to end with, leave together (`UDP_SEGMENT`); the engine flushes at the end of each turn.
+
+Per datagram the cost is one pack of the header, one of the nonce and one AEAD call. Two things
+keep it at that. The ciphertext is not copied: header and ciphertext go to the kernel as two
+parts. And a large frame is sealed *in place*: each piece needs the same lead (inner header,
+hint, headers) right before its payload slice, so the lead is written over the end of the slice
+before it, which has been sealed by then.
+"""
+
+from typing import Protocol
+
+from router.sleeve.format import (
+    HEADER,
+    HEADER_BYTES,
+    INNER_HEADER_BYTES,
+    KIND_FRAGMENT,
+    TYPE_CONTROL,
+    TYPE_DATA,
+    TYPE_PLAIN_CONTROL,
+    TYPE_PLAIN_DATA,
+)
+from router.sleeve.fragments import Reassembler, split
+from router.sleeve.keys import NONCE
+from router.sleeve.pieces import Cut
+from router.sleeve.record import plaintext_room, with_kind
+from router.sleeve.session import Endpoint, SendControl, SendEpoch, Session
+from router.sleeve.udp import MAX_BATCH_BYTES, MAX_BATCH_DATAGRAMS
+
+_pack_header = HEADER.pack
+_pack_nonce = NONCE.pack
+
+
+class DatagramSink(Protocol):
+    """What carries datagrams away: UDP sockets, or the portable path's queue."""
+
+    def send(self, parts: list[bytes], size: int, count: int, endpoint: Endpoint) -> str:
+        """Send `count` datagrams of `size` bytes (the last may be shorter), each two parts.
+
+        The list is the sink's from here on. Returns the name of an error, empty if none.
+        """
+        ...
+
+
+class Forwarder:
+    """A session's sending half, and its counters in both directions."""
+
+    def __init__(
+        self,
+        session: Session,
+        encrypted: bool,
+        sink: DatagramSink,
+        waiting: list["Forwarder"],
+        first_fragment_id: int,
+    ) -> None:
+        """`waiting` is the engine's list of those that have something to flush.
+
+        The fragment id is random, so that a restart of ours does not go on in old frames.
+        """
+        self.session = session
+        self.encrypted = encrypted
+        self.reassembler = Reassembler()
+        self.drops: dict[str, int] = {}
+        self.send_error = ""
+        """The last error that a send met; whoever reads it clears it."""
+        self.frames_sent = 0
+        self.frames_received = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.records_sent = 0
+        self.records_received = 0
+        self._sink = sink
+        self._waiting = waiting
+        self._data_type = TYPE_DATA if encrypted else TYPE_PLAIN_DATA
+        self._control_type = TYPE_CONTROL if encrypted else TYPE_PLAIN_CONTROL
+        self._next_fragment_id = first_fragment_id
+        self._parts: list[bytes] = []
+        """Header, ciphertext, header, ciphertext ... of datagrams that leave together."""
+        self._size = 0
+        self._room = 0
+        """How many more datagrams of `_size` bytes may join."""
+        self._is_waiting = False
+
+    def plaintext_room(self) -> int:
+        """How long a record's plain text, inner header included, may be to fit the path."""
+        return plaintext_room(self.session.max_datagram_payload_bytes, self.encrypted)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + count
+
+    # --- sealing -------------------------------------------------------------------------
+
+    def send_record(self, plaintext: bytes) -> None:
+        """Send one record of its own, in fragments if it fits no datagram."""
+        epoch = self.session.sending
+        if epoch is None:
+            self.drop("no-keys")
+            return
+        if len(plaintext) > self.plaintext_room():
+            self._send_fragments(epoch, plaintext)
+            return
+        counter = epoch.counter
+        epoch.counter = counter + 1
+        self.seal(epoch, self._data_type, counter, 0, 1, plaintext)
+
+    def reserve(self, count: int) -> tuple[SendEpoch, int] | None:
+        """Take `count` consecutive counters; the epoch and the first of them."""
+        epoch = self.session.sending
+        if epoch is None:
+            self.drop("no-keys")
+            return None
+        base = epoch.counter
+        epoch.counter = base + count
+        return epoch, base
+
+    def send_piece(
+        self, epoch: SendEpoch, base: int, number: int, count: int, plaintext: bytes
+    ) -> None:
+        """Send one piece with the counter that was reserved for it, and only once."""
+        self.seal(epoch, self._data_type, base + number, number, count, plaintext)
+
+    def send_pieces(
+        self, buffer: memoryview, frame_at: int, frame_end: int, cut: Cut, prefix: bytes
+    ) -> None:
+        """Send a large frame, of at most `MAX_PIECES`, sealing it in place.
+
+        The buffer is ours to spoil, and has room for `prefix` (inner header and hint) before
+        the frame. Each piece fits one datagram; the caller has seen to that.
+        """
+        reserved = self.reserve(cut.count)
+        if reserved is None:
+            return
+        epoch, counter = reserved
+        aead = epoch.aead
+        encrypt = None if aead is None else aead.encrypt
+        queue = self._queue
+        data_type, index, count = self._data_type, epoch.remote_index, cut.count
+        buffer[frame_at - len(prefix) : frame_at] = prefix
+        payload_at = frame_at + cut.header_bytes
+        lead = bytes(buffer[frame_at - len(prefix) : payload_at])
+        lead_bytes = len(lead)
+        gso_size = cut.gso_size
+        for number in range(count):
+            start = payload_at - lead_bytes
+            if number:
+                buffer[start:payload_at] = lead
+            payload_at += gso_size
+            plaintext = buffer[start : payload_at if payload_at < frame_end else frame_end]
+            header = _pack_header(data_type, index, counter, number, count)
+            if encrypt is None:
+                queue(header, bytes(plaintext))
+            else:
+                queue(header, encrypt(_pack_nonce(counter), plaintext, header))
+            counter += 1
+        self.frames_sent += count
+
+    def send_control(self, effect: SendControl) -> None:
+        """Seal a control message, padded to the asked size, and send it at once by itself.
+
+        Its endpoint need not be the session's: answers go to where the question came from.
+        """
+        epoch = effect.epoch
+        counter = epoch.counter
+        epoch.counter = counter + 1
+        room = plaintext_room(effect.datagram_bytes, self.encrypted)
+        plaintext = effect.payload.ljust(room, b"\0")
+        header = _pack_header(self._control_type, epoch.remote_index, counter, 0, 1)
+        sealed = plaintext
+        if epoch.aead is not None:
+            sealed = epoch.aead.encrypt(_pack_nonce(counter), plaintext, header)
+        self.records_sent += 1
+        self.bytes_sent += HEADER_BYTES + len(sealed)
+        error = self._sink.send([header, sealed], 0, 1, effect.endpoint)
+        if error:
+            self._failed(error, 1)
+
+    def seal(
+        self,
+        epoch: SendEpoch,
+        record_type: int,
+        counter: int,
+        number: int,
+        count: int,
+        plaintext: bytes,
+    ) -> None:
+        header = _pack_header(record_type, epoch.remote_index, counter, number, count)
+        if epoch.aead is not None:
+            plaintext = epoch.aead.encrypt(_pack_nonce(counter), plaintext, header)
+        self._queue(header, plaintext)
+        self.frames_sent += 1
+
+    def _send_fragments(self, epoch: SendEpoch, plaintext: bytes) -> None:
+        """The whole record, inner header and all, becomes the content of the fragments."""
+        inner = with_kind(plaintext[:INNER_HEADER_BYTES], KIND_FRAGMENT)
+        self._next_fragment_id += 1
+        fragments = split(
+            plaintext, self.plaintext_room() - INNER_HEADER_BYTES, self._next_fragment_id
+        )
+        if not fragments:
+            self.drop("too-many-fragments")
+        for fragment in fragments:
+            counter = epoch.counter
+            epoch.counter = counter + 1
+            self.seal(epoch, self._data_type, counter, 0, 1, inner + fragment)
+
+    # --- leaving -------------------------------------------------------------------------
+
+    def _queue(self, header: bytes, sealed: bytes) -> None:
+        size = HEADER_BYTES + len(sealed)
+        if size == self._size and self._room:
+            self._room -= 1
+        elif size < self._size and self._room:
+            # A shorter one can only be the last.
+            self._room = 0
+        else:
+            if self._parts:
+                self._leave()
+            elif not self._is_waiting:
+                self._is_waiting = True
+                self._waiting.append(self)
+            self._size = size
+            self._room = min(MAX_BATCH_DATAGRAMS, MAX_BATCH_BYTES // size) - 1
+        self._parts += (header, sealed)
+
+    def flush(self, now: float) -> None:
+        """Send what is queued. Called at the end of each turn."""
+        self._is_waiting = False
+        if self._parts:
+            self._leave()
+            self._size = 0
+            self._room = 0
+            self.session.last_sent_at = now
+
+    def _leave(self) -> None:
+        parts = self._parts
+        self._parts = []
+        count = len(parts) // 2
+        self.records_sent += count
+        self.bytes_sent += (count - 1) * self._size + HEADER_BYTES + len(parts[-1])
+        error = self._sink.send(parts, self._size, count, self.session.endpoint)
+        if error:
+            self._failed(error, count)
+
+    def _failed(self, error: str, count: int) -> None:
+        self.send_error = error
+        self.drop(f"send-{error}", count)

@@ -1,0 +1,133 @@
+"""The datapath's end of the socket between it and the router.
+
+The datapath listens, because it outlives routers. There is one router at a time: a newer
+connection replaces the older one. SEQPACKET keeps messages whole, so one packet is one message.
+Nothing here blocks: a router that does not read loses its connection, and finds all it missed
+in the `Snapshot` of the next one.
+"""
+
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+from router.sleeve.messages import MAX_MESSAGE_BYTES, FromDatapath, ToDatapath, to_datapath_decoder
+from weavepy.base.errors import ProtocolError, WeavepyError
+from weavepy.base.wire import encode
+
+SEND_BUFFER_BYTES = 4 * 1024 * 1024
+"""Room for several messages of the largest size."""
+
+MAX_MESSAGES_PER_TURN = 64
+"""Then frames get their turn again."""
+
+
+class RouterLink:
+    """Listens at a path, and holds the connection of at most one router."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `WeavepyError` if another datapath lives at this path."""
+        self.path = path
+        self.refused_messages = 0
+        self._router: socket.socket | None = None
+        self._listener = _listen(path)
+
+    @property
+    def listener(self) -> socket.socket:
+        return self._listener
+
+    @property
+    def router(self) -> socket.socket | None:
+        """The connection of the router that is in charge, if there is one."""
+        return self._router
+
+    def accept(self) -> socket.socket | None:
+        """Take a waiting router in the place of the one we have; None if none waits."""
+        try:
+            router, _ = self._listener.accept()
+        except OSError:
+            return None
+        self.drop_router()
+        router.setblocking(False)
+        router.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._router = router
+        return router
+
+    def receive(self) -> list[ToDatapath]:
+        """Read what waits. A router that is gone is dropped; `router` is None then."""
+        messages: list[ToDatapath] = []
+        for _ in range(MAX_MESSAGES_PER_TURN):
+            if self._router is None:
+                break
+            try:
+                data = self._router.recv(MAX_MESSAGE_BYTES)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.drop_router()
+                break
+            try:
+                messages.append(to_datapath_decoder.decode(data))
+            except ProtocolError:
+                self.refused_messages += 1
+        return messages
+
+    def send(self, message: FromDatapath) -> None:
+        """Send, or drop the connection if its router has stopped reading or is gone."""
+        if self._router is None:
+            return
+        try:
+            self._router.send(encode(message))
+        except OSError:
+            self.drop_router()
+
+    def drop_router(self) -> None:
+        if self._router is not None:
+            self._router.close()
+            self._router = None
+
+    def close(self) -> None:
+        self.drop_router()
+        self._listener.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(
+        socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    )
+    try:
+        _remove_stale(path)
+        # Nobody but us may connect, from the first moment on.
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen(8)
+    except OSError as error:
+        listener.close()
+        raise WeavepyError(f"cannot listen at {path}: {error.strerror or error}") from error
+    except WeavepyError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise WeavepyError(f"{path} is in the way: it is not a socket; remove it")
+    # A socket of another type is told EPROTOTYPE if someone listens, and is not let in: asking
+    # must not cost the running datapath its router.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        outcome = probe.connect_ex(str(path))
+    if outcome != errno.ECONNREFUSED:
+        raise WeavepyError(f"another datapath is running at {path}; `weavepy stop` ends it")
+    path.unlink(missing_ok=True)

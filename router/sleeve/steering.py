@@ -1,0 +1,337 @@
+"""What the datapath does beside moving frames: sessions, routes, timers, reports.
+
+The router's messages come in here and become sessions and tables of the engine; the sessions'
+effects are carried out here; what the router should know goes out through `tell`. Like a core,
+it has no clock, no socket and no loop of its own.
+
+Sessions are asked for their deadlines rarely: a heap holds, for each, a time at or before its
+true one. Whoever comes up too early is put back with its new deadline.
+"""
+
+import heapq
+import ipaddress
+import os
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Protocol, assert_never
+
+from router.overlay.switch import Switch
+from router.sleeve.engine import Engine
+from router.sleeve.forwarder import DatagramSink, Forwarder
+from router.sleeve.messages import (
+    DropCount,
+    EndpointRoamed,
+    ForgetMacs,
+    FromDatapath,
+    InstallEpoch,
+    InstallRoutes,
+    MacEntry,
+    PathMtuChanged,
+    RemoveSession,
+    Report,
+    SessionDown,
+    SessionReport,
+    SessionUp,
+    SetMtu,
+    Shutdown,
+    Snapshot,
+    ToDatapath,
+)
+from router.sleeve.session import (
+    CameUp,
+    Endpoint,
+    Listen,
+    PathMtuFound,
+    Roamed,
+    SendControl,
+    Session,
+    SessionEffect,
+    Unlisten,
+    WentDown,
+)
+from weavepy import __version__
+from weavepy.base.names import MAX_PEERS
+
+MAX_REPORTED_MACS = 256
+
+HOUSEKEEPING_S = 10.0
+"""How often old MAC entries are looked for."""
+
+Tell = Callable[[FromDatapath], None]
+Effects = Iterable[tuple[Forwarder, list[SessionEffect]]]
+
+
+class Device(Protocol):
+    """The part of the TAP that is steered."""
+
+    @property
+    def name(self) -> str: ...
+
+    def set_mtu(self, mtu_bytes: int) -> None: ...
+
+
+class Steering:
+    def __init__(
+        self,
+        engine: Engine,
+        device: Device,
+        sink: DatagramSink,
+        rng: Random,
+        now: float,
+        tell: Tell,
+        *,
+        encrypted: bool,
+        udp_port: int,
+        mtu_bytes: int,
+        underlay_mtu_bytes: int,
+        offloads: Callable[[], Iterable[str]],
+    ) -> None:
+        self.shutdown_wanted = False
+        self.next_at = now + HOUSEKEEPING_S
+        """When `handle_timeout` wants to be called."""
+        self._engine = engine
+        self._switch: Switch = engine.switch
+        self._device = device
+        self._sink = sink
+        self._rng = rng
+        self._started_at = now
+        self._tell = tell
+        self._encrypted = encrypted
+        self._udp_port = udp_port
+        self._mtu_bytes = mtu_bytes
+        self._underlay_mtu_bytes = underlay_mtu_bytes
+        self._offloads = offloads
+        self._forwarders: dict[str, Forwarder] = {}
+        """By the peer's name."""
+        self._routes = InstallRoutes(ourself=0, unicast={}, broadcast={}, short_ids={})
+        self._due: list[tuple[float, str]] = []
+        self._due_at: dict[str, float] = {}
+        self._housekeeping_at = self.next_at
+
+    # --- from the router -----------------------------------------------------------------
+
+    def handle_message(self, message: ToDatapath, now: float) -> None:
+        match message:
+            case InstallEpoch():
+                self._install_epoch(message, now)
+            case RemoveSession(peer=peer):
+                self._remove_session(peer, now)
+            case InstallRoutes():
+                self._routes = message
+                self._switch.install_routes(message.ourself, message.unicast, message.broadcast)
+                self._name_forwarders()
+            case SetMtu(mtu_bytes=mtu_bytes):
+                self._set_mtu(mtu_bytes)
+            case ForgetMacs(short_id=short_id):
+                self._switch.macs.forget(short_id)
+            case Report():
+                self._tell(self.snapshot(now))
+            case Shutdown():
+                self.shutdown_wanted = True
+            case _:
+                assert_never(message)
+
+    def _install_epoch(self, message: InstallEpoch, now: float) -> None:
+        endpoint = _endpoint(message.endpoint_host, message.endpoint_port)
+        secret_fits = len(message.epoch.secret) == 32
+        short_id_fits = 0 < message.short_id < MAX_PEERS
+        if endpoint is None or not secret_fits or not short_id_fits:
+            self._engine.drop("bad-epoch-from-router")
+            return
+        forwarder = self._forwarders.get(message.peer)
+        if forwarder is None:
+            session = Session(
+                message.peer,
+                message.short_id,
+                endpoint,
+                self._encrypted,
+                self._underlay_mtu_bytes,
+                self._rng,
+                now,
+                self._new_index,
+            )
+            forwarder = Forwarder(
+                session,
+                self._encrypted,
+                self._sink,
+                self._engine.waiting,
+                self._rng.getrandbits(32),
+            )
+            self._forwarders[message.peer] = forwarder
+        forwarder.session.short_id = message.short_id
+        self._name_forwarders()
+        self._perform(forwarder, forwarder.session.install(message.epoch, endpoint, now), now)
+
+    def _remove_session(self, peer: str, now: float) -> None:
+        forwarder = self._forwarders.pop(peer, None)
+        if forwarder is None:
+            return
+        self._perform(forwarder, forwarder.session.close(), now)
+        self._due_at.pop(peer, None)
+        self._engine.forget(forwarder)
+        self._name_forwarders()
+
+    def _name_forwarders(self) -> None:
+        """Who has which short id: the routes know best, then what came with the epochs."""
+        named = {by.session.short_id: by for by in self._forwarders.values()}
+        for short_id, peer in self._routes.short_ids.items():
+            forwarder = self._forwarders.get(peer)
+            if forwarder is None:
+                named.pop(short_id, None)
+            else:
+                named[short_id] = forwarder
+        self._engine.forwarders = named
+
+    def _set_mtu(self, mtu_bytes: int) -> None:
+        try:
+            self._device.set_mtu(mtu_bytes)
+        except OSError:
+            self._engine.drop("mtu-refused")
+            return
+        self._mtu_bytes = mtu_bytes
+
+    def _new_index(self) -> int:
+        while True:
+            index = self._rng.getrandbits(32)
+            if index and index not in self._engine.epochs:
+                return index
+
+    # --- from the sessions ---------------------------------------------------------------
+
+    def handle_effects(self, effects: Effects, now: float) -> None:
+        """Carry out what came of received datagrams."""
+        for forwarder, session_effects in effects:
+            if session_effects:
+                self._perform(forwarder, session_effects, now)
+
+    def handle_failed(self, failed: Iterable[Forwarder], now: float) -> None:
+        """Tell sessions what their sends met."""
+        for forwarder in failed:
+            error, forwarder.send_error = forwarder.send_error, ""
+            self._perform(forwarder, forwarder.session.handle_send_error(error, now), now)
+
+    def _perform(self, forwarder: Forwarder, effects: Iterable[SessionEffect], now: float) -> None:
+        peer = forwarder.session.peer
+        failed = False
+        for effect in effects:
+            match effect:
+                case SendControl():
+                    forwarder.send_control(effect)
+                    failed = failed or bool(forwarder.send_error)
+                case Listen(epoch=epoch):
+                    self._engine.epochs[epoch.local_index] = (epoch, forwarder)
+                case Unlisten(local_index=local_index):
+                    self._engine.epochs.pop(local_index, None)
+                case CameUp(endpoint=(host, port)):
+                    self._tell(SessionUp(peer, host, port))
+                case WentDown(reason=reason):
+                    self._tell(SessionDown(peer, reason))
+                case Roamed(endpoint=(host, port)):
+                    self._tell(EndpointRoamed(peer, host, port))
+                case PathMtuFound():
+                    self._tell(
+                        PathMtuChanged(peer, effect.path_mtu_bytes, effect.overlay_mtu_bytes)
+                    )
+                case _:
+                    assert_never(effect)
+        if failed:
+            self.handle_failed((forwarder,), now)
+        if peer in self._forwarders:
+            self._schedule(forwarder.session)
+
+    # --- timers --------------------------------------------------------------------------
+
+    def handle_timeout(self, now: float) -> None:
+        while self._due and self._due[0][0] <= now:
+            at, peer = heapq.heappop(self._due)
+            forwarder = self._forwarders.get(peer)
+            if forwarder is None or self._due_at.get(peer) != at:
+                continue
+            del self._due_at[peer]
+            if forwarder.session.next_deadline().at <= now:
+                self._perform(forwarder, forwarder.session.handle_timeout(now), now)
+            self._schedule(forwarder.session)
+        if now >= self._housekeeping_at:
+            self._housekeeping_at = now + HOUSEKEEPING_S
+            self._switch.macs.expire(now)
+            for forwarder in self._forwarders.values():
+                forwarder.reassembler.expire(now)
+        self._set_next()
+
+    def _schedule(self, session: Session) -> None:
+        at = session.next_deadline().at
+        if at < self._due_at.get(session.peer, float("inf")):
+            self._due_at[session.peer] = at
+            heapq.heappush(self._due, (at, session.peer))
+            self._set_next()
+
+    def _set_next(self) -> None:
+        at = self._due[0][0] if self._due else float("inf")
+        self.next_at = min(at, self._housekeeping_at)
+
+    # --- reports -------------------------------------------------------------------------
+
+    def snapshot(self, now: float) -> Snapshot:
+        macs = self._switch.macs
+        return Snapshot(
+            pid=os.getpid(),
+            version=__version__,
+            uptime_s=now - self._started_at,
+            tap=self._device.name,
+            udp_port=self._udp_port,
+            mtu_bytes=self._mtu_bytes,
+            encrypted=self._encrypted,
+            offloads=list(self._offloads()),
+            ourself=self._switch.ourself,
+            sessions=[_session_report(forwarder) for forwarder in self._forwarders.values()],
+            routes=self._routes,
+            macs=[
+                MacEntry(mac.hex(":"), short_id, age_s)
+                for mac, short_id, age_s in macs.newest(MAX_REPORTED_MACS, now)
+            ],
+            mac_count=len(macs),
+            drops=_drop_counts(self._engine.drops),
+        )
+
+
+def _session_report(forwarder: Forwarder) -> SessionReport:
+    session = forwarder.session
+    drops = dict(forwarder.drops)
+    if forwarder.reassembler.given_up:
+        drops["fragments-missing"] = forwarder.reassembler.given_up
+    if forwarder.reassembler.malformed:
+        drops["fragments-malformed"] = forwarder.reassembler.malformed
+    return SessionReport(
+        peer=session.peer,
+        up=session.up,
+        reason=session.reason,
+        endpoint_host=session.endpoint[0],
+        endpoint_port=session.endpoint[1],
+        overlay_mtu_bytes=session.overlay_mtu_bytes,
+        path_mtu_bytes=session.path_mtu_bytes,
+        epoch=session.epochs,
+        rtt_ms=session.rtt_ms,
+        frames_sent=forwarder.frames_sent,
+        frames_received=forwarder.frames_received,
+        bytes_sent=forwarder.bytes_sent,
+        bytes_received=forwarder.bytes_received,
+        records_sent=forwarder.records_sent,
+        records_received=forwarder.records_received,
+        drops=_drop_counts(drops),
+    )
+
+
+def _drop_counts(drops: dict[str, int]) -> list[DropCount]:
+    return [DropCount(reason, drops[reason]) for reason in sorted(drops)]
+
+
+def _endpoint(host: str, port: int) -> Endpoint | None:
+    """The address as the sockets give it; None if it is none (a name would block on DNS)."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if not 0 < port < 65536:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address), port

@@ -1,0 +1,354 @@
+"""Several whole cores together: requests, donations, claims, partitions, restarts."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from ipam.core.effects import PersistedAddress, RunningAddress
+from ipam.core.election import Consensus, Observer, Seed
+from tests.ipam.core.mesh import TestMesh, address, peer_name
+from weavepy.base.errors import UsageError, WeavepyError
+
+
+def test_a_single_host_without_peers_allocates_at_once() -> None:
+    mesh = TestMesh(1, init=Consensus(1), expects_peers=False)
+    assert mesh.given(mesh.allocate(0, "a")) == "10.32.0.1"
+
+
+def test_a_single_host_allocates_at_once_after_a_restart() -> None:
+    mesh = TestMesh(1, init=Consensus(1), expects_peers=False)
+    mesh.allocate(0, "a")
+    mesh.restart(mesh.names[0])
+    assert mesh.given(mesh.allocate(0, "a")) == "10.32.0.1"
+    assert mesh.given(mesh.allocate(0, "b")) == "10.32.0.2"
+
+
+def test_the_same_owner_gets_the_same_address_again() -> None:
+    mesh = TestMesh(3)
+    first = mesh.given(mesh.allocate(1, "a"))
+    assert first is not None
+    assert mesh.given(mesh.allocate(1, "a")) == first
+
+
+def test_network_and_broadcast_addresses_are_not_given_out() -> None:
+    mesh = TestMesh(1, universe="10.32.0.0/29", init=Consensus(1), expects_peers=False)
+    given = [mesh.given(mesh.allocate(0, f"c{number}")) for number in range(6)]
+    assert given == [f"10.32.0.{number}" for number in range(1, 7)]
+    full = mesh.allocate(0, "c7")
+    assert mesh.answers[full].kind == "no-space"
+    assert "no free address in 10.32.0.0/29 on this host" in mesh.error(full)
+
+
+def test_a_peer_without_space_gets_it_from_another() -> None:
+    mesh = TestMesh(2, universe="10.32.0.0/28")
+    given = [mesh.given(mesh.allocate(0, f"c{number}")) for number in range(14)]
+    assert sorted(map(str, given)) == sorted(f"10.32.0.{number}" for number in range(1, 15))
+    mesh.check_no_duplicates()
+    mesh.gossip_round()
+    mesh.check_converged()
+    full = mesh.allocate(0, "one more")
+    assert "no free address in 10.32.0.0/28 on this host and 1 others" in mesh.error(full)
+
+
+def test_subnets_are_served_by_whoever_owns_addresses_in_them() -> None:
+    mesh = TestMesh(4)
+    last = mesh.given(mesh.allocate(0, "a", "10.32.0.240/28"))
+    assert last is not None
+    assert last.startswith("10.32.0.2")
+    assert mesh.answers[mesh.allocate(0, "a", "10.33.0.0/24")].kind == "usage"
+    assert mesh.answers[mesh.allocate(0, "a", "10.32.0.0/31")].kind == "usage"
+
+
+def test_a_freed_address_rests_and_is_taken_early_only_when_nothing_else_is_left() -> None:
+    mesh = TestMesh(1, universe="10.32.0.0/30", init=Consensus(1), expects_peers=False)
+    assert mesh.given(mesh.allocate(0, "a")) == "10.32.0.1"
+    released = mesh.release(0, "a")
+    assert mesh.answers[released].released == (address("10.32.0.1"),)
+    assert mesh.given(mesh.allocate(0, "b")) == "10.32.0.2"
+    assert mesh.given(mesh.allocate(0, "c")) == "10.32.0.1"
+
+
+def test_a_rested_address_is_given_out_again() -> None:
+    mesh = TestMesh(1, init=Consensus(1), expects_peers=False)
+    mesh.allocate(0, "a")
+    mesh.release(0, "a")
+    assert mesh.given(mesh.allocate(0, "b")) == "10.32.0.2"
+    mesh.run(61)
+    assert mesh.given(mesh.allocate(0, "c")) == "10.32.0.1"
+    assert mesh.disks[mesh.names[0]].rows.keys() == {address("10.32.0.1"), address("10.32.0.2")}
+
+
+def test_a_claim_in_the_range_of_another_peer_moves_exactly_that_address() -> None:
+    mesh = TestMesh(2)
+    mesh.prime(0)
+    assert mesh.given(mesh.claim(0, "a", "10.32.0.200")) == "10.32.0.200"
+    ring = mesh.peers[mesh.names[1]].ring
+    assert ring is not None
+    entry = ring.covering(address("10.32.0.200"))
+    assert entry is not None
+    assert (entry.owner, entry.size) == (mesh.names[0], 1)
+
+
+def test_a_claim_of_an_address_in_use_names_container_and_host() -> None:
+    mesh = TestMesh(2)
+    mesh.claim(1, "abc", "10.32.0.200")
+    refused = mesh.claim(0, "def", "10.32.0.200")
+    assert mesh.error(refused) == "10.32.0.200 is in use by container abc on host2"
+    assert mesh.answers[refused].kind == "in-use"
+    here = mesh.claim(1, "def", "10.32.0.200")
+    assert mesh.error(here) == "10.32.0.200 is in use by container abc on host2"
+
+
+def test_a_claim_outside_the_universe_or_of_a_reserved_address_says_so() -> None:
+    mesh = TestMesh(1, init=Consensus(1))
+    assert mesh.answers[mesh.claim(0, "a", "192.168.1.1")].kind == "outside-universe"
+    assert mesh.answers[mesh.claim(0, "a", "10.32.0.0")].kind == "reserved"
+    assert mesh.answers[mesh.claim(0, "a", "10.32.0.255")].kind == "reserved"
+
+
+def test_a_claim_of_an_address_whose_owner_is_away_waits_with_a_reason_and_ends() -> None:
+    mesh = TestMesh(2)
+    mesh.prime(0)
+    mesh.crash(mesh.names[1])
+    request = mesh.claim(0, "a", "10.32.0.200", timeout_s=5)
+    status = mesh.peers[mesh.names[0]].status(mesh.now)
+    assert "10.32.0.200 lies in the range of host2, which is not reachable" in (
+        status.waiting[0].reason
+    )
+    mesh.run(6)
+    assert mesh.answers[request].kind == "timeout"
+    assert "host2" in mesh.error(request)
+
+
+def test_waiting_for_consensus_says_how_many_are_missing_and_what_to_do() -> None:
+    mesh = TestMesh(3)
+    mesh.partition([0], [1], [2])
+    request = mesh.allocate(0, "a", timeout_s=5)
+    waiting = mesh.peers[mesh.names[0]].status(mesh.now).waiting
+    assert "1 of 2 peers needed are reachable; start more hosts" in waiting[0].reason
+    mesh.run(6)
+    assert "1 of 2 peers needed are reachable" in mesh.error(request)
+    again = mesh.allocate(0, "a")
+    mesh.heal()
+    mesh.run(5)
+    assert mesh.given(again) is not None
+
+
+def test_two_partitions_go_on_and_heal_without_duplicates() -> None:
+    mesh = TestMesh(4)
+    mesh.prime(0)
+    mesh.partition([0, 1], [2, 3])
+    given = [mesh.given(mesh.allocate(at, f"c{at}-{n}")) for n in range(50) for at in (0, 2)]
+    assert None not in given
+    assert len(set(given)) == 100
+    mesh.heal()
+    mesh.check_no_duplicates()
+    mesh.check_converged()
+
+
+def test_a_partition_without_space_waits_for_the_rest_and_is_served_after_healing() -> None:
+    mesh = TestMesh(2, universe="10.32.0.0/29")
+    mesh.prime(0)
+    mesh.partition([0], [1])
+    for number in range(3):
+        assert mesh.given(mesh.allocate(0, f"c{number}")) is not None
+    request = mesh.allocate(0, "one more")
+    assert "waiting for host2" in mesh.peers[mesh.names[0]].status(mesh.now).waiting[0].reason
+    mesh.heal()
+    assert mesh.given(request) is not None
+
+
+def test_a_restarted_peer_keeps_its_addresses_and_goes_on_while_others_are_down() -> None:
+    mesh = TestMesh(2)
+    first = mesh.given(mesh.allocate(0, "a"))
+    mesh.crash(mesh.names[1])
+    mesh.restart(mesh.names[0])
+    request = mesh.allocate(0, "b")
+    assert mesh.given(request) is None
+    assert mesh.given(mesh.allocate(0, "a")) == first
+    mesh.run(6)
+    assert mesh.given(request) is not None
+
+
+def test_a_restarted_peer_asks_others_and_then_goes_on_at_once() -> None:
+    mesh = TestMesh(3)
+    mesh.allocate(0, "a")
+    mesh.restart(mesh.names[0])
+    assert mesh.given(mesh.allocate(0, "b")) is not None
+
+
+def test_a_peer_whose_disk_was_rolled_back_learns_anew_before_it_gives_anything_out() -> None:
+    mesh = TestMesh(2, universe="10.32.0.0/28")
+    mesh.prime(0)
+    old = mesh.disks[mesh.names[0]].copy()
+    for number in range(12):
+        mesh.allocate(1, f"c{number}")
+    mesh.disks[mesh.names[0]] = old
+    mesh.restart(mesh.names[0])
+    for number in range(2):
+        mesh.allocate(0, f"d{number}")
+    mesh.run(10)
+    mesh.check_no_duplicates()
+    mesh.check_converged()
+    assert any("has learnt the ring anew" in line for line in mesh.logs)
+
+
+def test_a_peer_that_lost_its_disk_learns_the_ring_and_keeps_what_containers_hold() -> None:
+    mesh = TestMesh(3)
+    held = mesh.given(mesh.allocate(0, "a"))
+    assert held is not None
+    mesh.disks[mesh.names[0]].ring = None
+    mesh.disks[mesh.names[0]].rows.clear()
+    mesh.crash(mesh.names[0])
+    peer = mesh.start(mesh.names[0])
+    rows = [RunningAddress(address(held), "a", 24)]
+    mesh.perform(mesh.names[0], peer.claim_running(rows, mesh.now))
+    mesh.tell_reachable()
+    mesh.gossip_round()
+    assert mesh.given(mesh.allocate(0, "b")) not in (held, None)
+    assert mesh.given(mesh.allocate(0, "a")) == held
+
+
+def test_addresses_of_attachments_that_are_gone_are_freed_at_start() -> None:
+    mesh = TestMesh(1, init=Consensus(1), expects_peers=False)
+    mesh.allocate(0, "a")
+    mesh.allocate(0, "b")
+    peer = mesh.start(mesh.names[0], known_owners={"b"})
+    assert [row.owner for row in peer.addresses()] == ["b"]
+
+
+def test_seeds_make_the_same_ring_without_a_word() -> None:
+    init = Seed((peer_name(1), peer_name(2)))
+    mesh = TestMesh(3, init=init)
+    mesh.peers[mesh.names[0]].ring.check_tiles()
+    mesh.partition([0], [1], [2])
+    assert mesh.given(mesh.allocate(0, "a")) == "10.32.0.1"
+    assert mesh.given(mesh.allocate(1, "b")) == "10.32.0.128"
+    mesh.heal()
+    mesh.check_converged()
+
+
+def test_an_observer_waits_for_a_ring_and_then_asks_for_space() -> None:
+    mesh = TestMesh(2, init=Consensus(1))
+    mesh.crash(mesh.names[1])
+    mesh.start(mesh.names[1], init=Observer())
+    mesh.tell_reachable()
+    request = mesh.allocate(1, "a")
+    waiting = mesh.peers[mesh.names[1]].status(mesh.now).waiting
+    assert "as an observer" in waiting[0].reason
+    mesh.partition([0], [1])
+    mesh.prime(0)
+    mesh.heal()
+    mesh.run(3)
+    assert mesh.given(request) is not None
+    mesh.check_converged()
+
+
+def test_rings_of_two_ids_never_merge_and_both_stay_usable() -> None:
+    mesh = TestMesh(2, init=Consensus(1))
+    mesh.partition([0], [1])
+    mesh.prime(0)
+    mesh.prime(1)
+    mesh.heal()
+    rings = [mesh.peers[name].ring for name in mesh.names]
+    assert rings[0].ring_id != rings[1].ring_id
+    assert mesh.given(mesh.allocate(0, "a")) is not None
+    assert mesh.given(mesh.allocate(1, "b")) is not None
+    for name in mesh.names:
+        warning = mesh.peers[name].status(mesh.now).warnings[0]
+        assert "weavepy reset" in warning
+
+
+def test_peers_of_two_universes_say_so_and_do_not_mix() -> None:
+    mesh = TestMesh(2, init=Consensus(1))
+    mesh.crash(mesh.names[1])
+    mesh.start(mesh.names[1], universe=ip_network("10.99.0.0/24"))
+    mesh.tell_reachable()
+    mesh.prime(0)
+    mesh.prime(1)
+    mesh.gossip_round()
+    assert "10.99.0.0/24" in mesh.peers[mesh.names[0]].status(mesh.now).warnings[0]
+
+
+def test_a_reset_hands_everything_over() -> None:
+    mesh = TestMesh(3)
+    mesh.allocate(0, "a")
+    leaver = mesh.peers[mesh.names[0]]
+    mesh.perform(mesh.names[0], leaver.hand_over(mesh.names[1], mesh.now))
+    mesh.run(2)
+    assert leaver.handed_over
+    assert mesh.answers[mesh.allocate(0, "b")].kind == "leaving"
+    mesh.check_converged()
+    assert mesh.names[0] not in mesh.peers[mesh.names[2]].ring.owners()
+
+
+def test_a_cancelled_request_is_answered_and_forgotten() -> None:
+    mesh = TestMesh(3)
+    mesh.partition([0], [1], [2])
+    request = mesh.allocate(0, "a")
+    peer = mesh.peers[mesh.names[0]]
+    mesh.perform(mesh.names[0], peer.cancel(request, mesh.now))
+    assert mesh.answers[request].kind == "cancelled"
+    assert peer.status(mesh.now).waiting == ()
+
+
+def test_a_ring_for_another_range_is_refused_at_start_with_the_way_out() -> None:
+    mesh = TestMesh(1, init=Consensus(1))
+    mesh.prime(0)
+    with pytest.raises(WeavepyError, match=r"--ipalloc-range 10\.32\.0\.0/24"):
+        mesh.start(mesh.names[0], universe=ip_network("10.99.0.0/24"))
+
+
+@pytest.mark.parametrize("network", ["10.0.0.0/31", "10.0.0.1/32", "fd00::/127", "fd00::/48"])
+def test_universes_that_make_no_ring_are_refused(network: str) -> None:
+    with pytest.raises(UsageError):
+        TestMesh(1, universe=network)
+
+
+@pytest.mark.parametrize("network", ["10.0.0.0/30", "10.0.0.0/8", "fd00::/126", "fd00::/64"])
+def test_the_smallest_and_the_largest_universes_work(network: str) -> None:
+    mesh = TestMesh(3, universe=network)
+    given = [mesh.given(mesh.allocate(at, f"c{at}")) for at in range(2)]
+    assert len({*given} - {None}) == 2
+    mesh.gossip_round()
+    mesh.check_converged()
+
+
+def test_garbage_from_peers_is_counted_and_changes_nothing() -> None:
+    mesh = TestMesh(2)
+    mesh.prime(0)
+    before = mesh.peers[mesh.names[0]].digest()
+    peer = mesh.peers[mesh.names[0]]
+    for garbage in (b"", b"\xff" * 40, b"\x98" + b"\x00" * 8):
+        mesh.perform(mesh.names[0], peer.handle_gossip(mesh.names[1], garbage, mesh.now))
+        mesh.perform(mesh.names[0], peer.handle_unicast(mesh.names[1], garbage, mesh.now))
+        peer.answer(garbage)
+        assert peer.combine(garbage, garbage) == garbage
+    assert peer.digest() == before
+
+
+def test_while_the_disk_fails_nothing_is_given_and_nothing_told() -> None:
+    mesh = TestMesh(2)
+    mesh.prime(0)
+    peer = mesh.peers[mesh.names[0]]
+    mesh.perform(mesh.names[0], peer.handle_disk("disk full: free some space", mesh.now))
+    refused = mesh.allocate(0, "a")
+    assert (mesh.answers[refused].kind, mesh.error(refused)) == (
+        "disk",
+        "disk full: free some space",
+    )
+    assert peer.answer(b"V") is None
+    mesh.perform(mesh.names[0], peer.handle_disk("", mesh.now))
+    assert mesh.given(mesh.allocate(0, "a")) is not None
+
+
+def test_rows_stored_for_another_peers_range_are_listed_not_given() -> None:
+    mesh = TestMesh(2)
+    mesh.prime(0)
+    foreign = address("10.32.0.200")
+    peer = mesh.peers[mesh.names[0]]
+    rows = [RunningAddress(foreign, "stray", 24)]
+    mesh.perform(mesh.names[0], peer.claim_running(rows, mesh.now))
+    warnings = peer.status(mesh.now).warnings
+    assert any("stray runs with 10.32.0.200, which belongs to host2" in line for line in warnings)
+    assert PersistedAddress(foreign, "stray", 24) not in peer.addresses()

@@ -1,0 +1,72 @@
+"""That netlink works from a worker thread beside a running uvloop, policy or not."""
+
+import asyncio
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from router.shell.netlink import KernelRefused, explained, find_link, links, netlink
+
+BESIDE_UVLOOP = """
+import asyncio, warnings
+from concurrent.futures import ThreadPoolExecutor
+import uvloop
+from router.shell.netlink import links, netlink
+
+def names():
+    with netlink() as route:
+        return [link.name for link in links(route)]
+
+async def main():
+    with ThreadPoolExecutor(1) as executor:
+        for _ in range(2):
+            found = await asyncio.get_running_loop().run_in_executor(executor, names)
+    print(*found)
+
+warnings.simplefilter("error")
+if POLICY:
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    asyncio.run(main())
+else:
+    uvloop.run(main())
+"""
+
+
+@pytest.mark.parametrize("policy", [True, False])
+def test_it_works_on_a_thread_beside_uvloop(policy: bool) -> None:
+    script = BESIDE_UVLOOP.replace("POLICY", str(policy))
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", script], capture_output=True, text=True, timeout=60
+    )
+
+    assert "lo" in done.stdout.split(), done.stderr
+    assert "ResourceWarning" not in done.stderr
+
+
+async def test_it_works_on_a_thread_beside_asyncio() -> None:
+    def loopback() -> bool:
+        with netlink() as route:
+            return any(link.loopback for link in links(route))
+
+    with ThreadPoolExecutor(1) as executor:
+        assert await asyncio.get_running_loop().run_in_executor(executor, loopback)
+
+
+def test_a_link_that_is_not_there_is_none() -> None:
+    with netlink() as route:
+        assert find_link(route, "nothere") is None
+        loopback = find_link(route, "lo")
+
+    assert loopback is not None
+    assert loopback.loopback
+
+
+def test_a_refusal_says_what_was_being_done() -> None:
+    with (
+        pytest.raises(KernelRefused, match=r"painting: the kernel refused: No such device"),
+        explained("painting"),
+        netlink() as route,
+    ):
+        route.link("get", ifname="nothere")

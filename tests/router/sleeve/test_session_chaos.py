@@ -1,0 +1,98 @@
+"""Everything that can happen to two sessions, at random; then peace, and all must be well."""
+
+from random import Random
+
+import pytest
+
+from router.sleeve.epochs import MAX_EPOCHS
+from router.sleeve.session import CameUp, Session, WentDown
+from tests.router.sleeve.virtual import Network, Side
+
+
+class Chaos:
+    def __init__(self, seed: int) -> None:
+        self.rng = Random(seed)
+        self.network = Network(seed=seed, duplicates=0.05, jitter_s=0.05)
+        self.network.install()
+        self.numbers = {"a": 0, "b": 0}
+
+    def send(self) -> None:
+        for side in (self.network.a, self.network.b):
+            if not side.frozen and self.network.send_frame(side, self.numbers[side.name]):
+                self.numbers[side.name] += 1
+
+    def disturb(self) -> None:
+        network, rng = self.network, self.rng
+        side = rng.choice((network.a, network.b))
+        match rng.randrange(9):
+            case 0:
+                network.loss = rng.choice((0.0, 0.1, 0.5, 1.0))
+            case 1:
+                network.install(only=rng.choice(("a", "b", "ab", "ab", "ab")))
+            case 2:
+                side.address = (f"192.0.2.{rng.randrange(1, 250)}", rng.randrange(1024, 65536))
+            case 3:
+                network.path_mtu_bytes = rng.choice((600, 1280, 1400, 1500))
+            case 4:
+                network.freeze(side)
+            case 5:
+                self.thaw()
+            case 6:
+                blocked = side.name
+                network.drop = lambda sent: sent.source == blocked
+            case 7:
+                network.drop = lambda sent: False
+            case 8 if side.session.sending is not None:
+                side.session.sending.counter += 2**24
+
+    def thaw(self) -> None:
+        for side in (self.network.a, self.network.b):
+            if side.frozen:
+                self.network.thaw(side, timers_first=self.rng.random() < 0.5)
+
+    def check(self) -> None:
+        for side in (self.network.a, self.network.b):
+            assert len(side.listening) <= MAX_EPOCHS
+            assert side.not_authentic == 0
+            assert side.session.up == (side.session.reason == "")
+            if side.session.up:
+                assert side.session.sending is not None
+            changes = [type(e) for _, e in side.log if isinstance(e, CameUp | WentDown)]
+            assert all(x is not y for x, y in zip(changes, changes[1:], strict=False))
+
+    def make_peace(self) -> None:
+        self.thaw()
+        network = self.network
+        network.loss, network.drop, network.path_mtu_bytes = 0.0, lambda sent: False, 1500
+        # If both moved while they could not talk, only the routers can bring them together.
+        for side, other in ((network.a, network.b), (network.b, network.a)):
+            side.session.endpoint = other.address
+
+
+def newest(side: Side) -> Session:
+    return side.session
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_after_any_disturbance_two_sessions_find_each_other_and_lose_nothing_more(seed):
+    chaos = Chaos(seed)
+    network = chaos.network
+    for _ in range(60):
+        chaos.disturb()
+        network.run(chaos.rng.choice((0.1, 0.7, 3.0, 20.0)), chaos.send, step_s=0.1)
+        chaos.check()
+    chaos.make_peace()
+    network.run(75, chaos.send, step_s=0.1)
+    chaos.check()
+    assert network.a.session.up
+    assert network.b.session.up
+    assert network.a.session.path_mtu_bytes == network.b.session.path_mtu_bytes == 1500
+
+    before = dict(chaos.numbers)
+    network.run(140, chaos.send, step_s=0.1)
+    last = dict(chaos.numbers)
+    network.run(1)
+    assert set(network.b.delivered) >= set(range(before["a"], last["a"]))
+    assert set(network.a.delivered) >= set(range(before["b"], last["b"]))
+    assert len(network.a.listening) <= 3
+    assert len(network.b.listening) <= 3

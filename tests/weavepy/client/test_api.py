@@ -1,0 +1,46 @@
+"""The typed API: each method asks what the schema's table says and returns its type."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.weavepy.cli.stand_in import StandIn
+from weavepy.base.settings import Directories
+from weavepy.client import document, schema
+from weavepy.client.api import Api
+from weavepy.client.http import BadAnswer
+
+
+@pytest.fixture
+def where() -> Iterator[Directories]:
+    with tempfile.TemporaryDirectory(prefix="weavepy-t-") as base:
+        yield Directories(run=Path(base), state=Path(base))
+
+
+def test_every_endpoint_has_its_method(where: Directories) -> None:
+    requests: dict[str, schema.Struct] = {
+        "ConnectRequest": schema.ConnectRequest(targets=[]),
+        "ForgetRequest": schema.ForgetRequest(targets=[]),
+        "AllocateRequest": schema.AllocateRequest(owner="a"),
+        "ClaimRequest": schema.ClaimRequest(owner="a", address="10.32.0.1"),
+    }
+    with StandIn(where.api_socket) as router:
+        api = Api(where)
+        for method, path, request, answer in document.endpoints():
+            name = path.split("/")[-1]
+            if request:
+                asked = requests.get(request) or getattr(schema, request)()
+                found = getattr(api, name)(asked)
+            else:
+                found = getattr(api, name)()
+            assert type(found) is getattr(schema, answer)
+            assert router.requests[-1][:2] == (method, path)
+
+
+def test_an_answer_of_another_version_is_explained(where: Directories) -> None:
+    with StandIn(where.api_socket) as router:
+        router.failures["/v1/ipam"] = (200, b'{"state": 7}')
+        with pytest.raises(BadAnswer, match="two versions, so restart the router"):
+            Api(where).ipam()

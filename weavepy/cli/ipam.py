@@ -1,0 +1,158 @@
+"""`weavepy ipam ...` and `weavepy prime`: the address ring."""
+
+import ipaddress
+
+import click
+
+from weavepy.base.errors import UsageError
+from weavepy.cli import output
+from weavepy.cli.command import api, command, group, json_option, timeout_option
+from weavepy.client import schema
+from weavepy.daemon.options import parse_network
+
+
+@group(
+    ("weavepy ipam", "how the ring is"),
+    ("weavepy ipam allocate backup", "an address for something that weavepy does not attach"),
+    ("weavepy ipam lookup 10.32.0.9", "who has this address"),
+)
+@click.pass_context
+def ipam(context: click.Context) -> None:
+    """Look at and use the address ring. Without a command: show its status."""
+    if context.invoked_subcommand is None:
+        context.invoke(status, as_json=False)
+
+
+@command(("weavepy ipam status", "state, shares and requests that wait"))
+@json_option
+def status(as_json: bool) -> None:
+    """Show how the ring is, who owns how much of it, and which requests wait for what."""
+    _show_ring(api().ipam(), as_json)
+
+
+@command(("weavepy ipam list", "the ranges of each peer"), name="list")
+@json_option
+def list_owners(as_json: bool) -> None:
+    """List which peer owns which ranges of the universe (of each the first 32)."""
+    answer = api().ipam()
+    if as_json:
+        output.show_json(answer.owners)
+        return
+    from weavepy.cli import views
+
+    output.show([views.ring_owners(answer, with_ranges=True)])
+
+
+@command(
+    ("weavepy ipam allocate backup", "an address of the default subnet for `backup`"),
+    ("weavepy ipam allocate backup --subnet 10.40.1.0/24", "out of this subnet"),
+)
+@click.argument("owner")
+@click.option("--subnet", metavar="CIDR", default="", help="Out of this subnet of the universe.")
+@timeout_option(30.0, "an address")
+@json_option
+def allocate(owner: str, subnet: str, timeout_s: float, as_json: bool) -> None:
+    """Allocate an address for OWNER, or print the one it has there; release it when done."""
+    if subnet:
+        parse_network("--subnet", subnet)
+    request = schema.AllocateRequest(owner=owner, subnet=subnet, timeout_s=timeout_s)
+    _show_address(api().allocate(request), as_json)
+
+
+@command(("weavepy ipam claim printer 10.32.0.9", "keep this very address for `printer`"))
+@click.argument("owner")
+@click.argument("address", metavar="ADDRESS[/LENGTH]")
+@timeout_option(30.0, "the ring")
+@json_option
+def claim(owner: str, address: str, timeout_s: float, as_json: bool) -> None:
+    """Claim this very address for OWNER; fails with its owner's name if it is in use."""
+    if not _is_address(address):
+        raise UsageError(f"{address!r} is not an address: expected one such as 10.32.0.9")
+    request = schema.ClaimRequest(owner=owner, address=address, timeout_s=timeout_s)
+    _show_address(api().claim(request), as_json)
+
+
+@command(
+    ("weavepy ipam release backup", "all addresses of `backup`"),
+    ("weavepy ipam release 10.32.0.9", "this address, whoever has it"),
+)
+@click.argument("which", metavar="OWNER|ADDRESS")
+@json_option
+def release(which: str, as_json: bool) -> None:
+    """Free the addresses of an owner, or one address; prints what was freed."""
+    by_address = _is_address(which)
+    request = schema.ReleaseRequest(
+        owner="" if by_address else which, address=which if by_address else ""
+    )
+    answer = api().release(request)
+    if as_json:
+        output.show_json(answer)
+        return
+    for address in answer.released:
+        click.echo(output.printable(address))
+
+
+@command(
+    ("weavepy ipam lookup backup", "the addresses of `backup` on this host"),
+    ("weavepy ipam lookup 10.32.0.9", "which peer and which owner has this address"),
+)
+@click.argument("which", metavar="OWNER|ADDRESS")
+@json_option
+def lookup(which: str, as_json: bool) -> None:
+    """Show the addresses of an owner on this host, or who has an address."""
+    by_address = _is_address(which)
+    request = schema.LookupRequest(
+        owner="" if by_address else which, address=which if by_address else ""
+    )
+    answer = api().lookup(request)
+    if as_json:
+        output.show_json(answer)
+        return
+    if not by_address:
+        for address in answer.addresses:
+            click.echo(output.printable(address))
+        return
+    peer = f"{answer.peer}({answer.nickname})" if answer.peer else "nobody yet: there is no ring"
+    rows = [
+        ("Range of", output.Cell(peer)),
+        ("Used by", output.Cell(answer.owner or "nobody on this host")),
+    ]
+    output.show([output.Facts("", rows)])
+
+
+for _subcommand in (status, allocate, claim, release, lookup, list_owners):
+    ipam.add_command(_subcommand)
+
+
+@command(
+    ("weavepy prime && weavepy attach web", "attach as soon as there are addresses"),
+)
+@timeout_option(60.0, "the ring")
+@json_option
+def prime(timeout_s: float, as_json: bool) -> None:
+    """Wait until addresses can be allocated on this host; fails with what is missing."""
+    _show_ring(api().prime(schema.PrimeRequest(timeout_s=timeout_s)), as_json)
+
+
+def _show_ring(answer: schema.IpamStatus, as_json: bool) -> None:
+    if as_json:
+        output.show_json(answer)
+        return
+    from weavepy.cli import views
+
+    output.show(views.ipam(answer))
+
+
+def _show_address(answer: schema.AddressAnswer, as_json: bool) -> None:
+    if as_json:
+        output.show_json(answer)
+    else:
+        click.echo(output.printable(answer.address))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_interface(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,99 @@
+"""The control API with types: each method is one row of the table in `schema`."""
+
+from typing import TypeVar
+
+import msgspec
+
+from weavepy.base.settings import Directories, directories
+from weavepy.client import schema
+from weavepy.client.http import BadAnswer, Client
+
+Answer = TypeVar("Answer", bound=schema.Struct)
+
+WAITING_MARGIN_S = 5.0
+"""A request that may wait names its own limit; we wait a little longer for the refusal."""
+
+STOP_TIMEOUT_S = 30.0
+"""Goodbyes on all links, the datapath's end, the last write to disk."""
+
+ALLOCATION_TIMEOUT_S = 30.0
+"""What a router allows an allocation whose request names no limit."""
+
+
+class Api:
+    """Talks to the router of one run directory; by default that of the environment."""
+
+    def __init__(self, where: Directories | None = None, timeout_s: float = 10.0) -> None:
+        self.directories = where or directories()
+        self.client = Client(self.directories.api_socket, timeout_s)
+
+    def status(self) -> schema.Status:
+        return self._get("/v1/status", schema.Status)
+
+    def report(self) -> schema.Report:
+        return self._get("/v1/report", schema.Report)
+
+    def connect(self, request: schema.ConnectRequest) -> schema.TargetsAnswer:
+        return self._post("/v1/connect", request, schema.TargetsAnswer)
+
+    def forget(self, request: schema.ForgetRequest) -> schema.TargetsAnswer:
+        return self._post("/v1/forget", request, schema.TargetsAnswer)
+
+    def attach(self, request: schema.AttachRequest) -> schema.Attachment:
+        return self._post("/v1/attach", request, schema.Attachment, request.timeout_s)
+
+    def detach(self, request: schema.DetachRequest) -> schema.DetachAnswer:
+        return self._post("/v1/detach", request, schema.DetachAnswer)
+
+    def expose(self, request: schema.ExposeRequest) -> schema.ExposeAnswer:
+        return self._post("/v1/expose", request, schema.ExposeAnswer, ALLOCATION_TIMEOUT_S)
+
+    def hide(self, request: schema.HideRequest) -> schema.ExposeAnswer:
+        return self._post("/v1/hide", request, schema.ExposeAnswer)
+
+    def attachments(self) -> schema.AttachmentList:
+        return self._get("/v1/attachments", schema.AttachmentList)
+
+    def ipam(self) -> schema.IpamStatus:
+        return self._get("/v1/ipam", schema.IpamStatus)
+
+    def allocate(self, request: schema.AllocateRequest) -> schema.AddressAnswer:
+        return self._post("/v1/ipam/allocate", request, schema.AddressAnswer, request.timeout_s)
+
+    def claim(self, request: schema.ClaimRequest) -> schema.AddressAnswer:
+        return self._post("/v1/ipam/claim", request, schema.AddressAnswer, request.timeout_s)
+
+    def release(self, request: schema.ReleaseRequest) -> schema.ReleaseAnswer:
+        return self._post("/v1/ipam/release", request, schema.ReleaseAnswer)
+
+    def lookup(self, request: schema.LookupRequest) -> schema.LookupAnswer:
+        return self._post("/v1/ipam/lookup", request, schema.LookupAnswer)
+
+    def prime(self, request: schema.PrimeRequest) -> schema.IpamStatus:
+        return self._post("/v1/ipam/prime", request, schema.IpamStatus, request.timeout_s)
+
+    def stop(self, request: schema.StopRequest) -> schema.Done:
+        return self._post("/v1/stop", request, schema.Done, STOP_TIMEOUT_S)
+
+    def reset(self, request: schema.ResetRequest) -> schema.Done:
+        return self._post("/v1/reset", request, schema.Done, request.timeout_s + STOP_TIMEOUT_S)
+
+    def _get(self, path: str, kind: type[Answer]) -> Answer:
+        return _typed(self.client.request("GET", path), kind)
+
+    def _post(
+        self, path: str, request: schema.Struct, kind: type[Answer], waits_s: float | None = None
+    ) -> Answer:
+        allowed_s = None if waits_s is None else waits_s + WAITING_MARGIN_S
+        answer = self.client.request("POST", path, msgspec.to_builtins(request), allowed_s)
+        return _typed(answer, kind)
+
+
+def _typed(answer: dict[str, object], kind: type[Answer]) -> Answer:
+    try:
+        return msgspec.convert(answer, kind)
+    except msgspec.ValidationError as error:
+        raise BadAnswer(
+            f"the router answered in a way that this command does not understand ({error}): they"
+            " are of two versions, so restart the router"
+        ) from error

@@ -1,0 +1,184 @@
+"""Containers and the host itself: addresses from the ring, interfaces from the kernel, together.
+
+An attachment is whole or not at all. Addresses come first; if the kernel then refuses, those that
+this request had brought are given back. What is there already is found, not made again, so a
+caller that lost the answer can simply repeat.
+
+Kernel work is synchronous and runs on one thread of its own, in order.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from router.shell import containers, namespaces
+from router.shell.attach import AttachmentFacts
+from router.shell.host import Host
+from weavepy.base.errors import UsageError, WeavepyError
+from weavepy.client import schema
+from weavepy.daemon.addresses import (
+    AnyIn,
+    Exactly,
+    Interface,
+    Network,
+    parse_interface,
+    parse_wanted,
+)
+from weavepy.daemon.api import NotFound
+
+EXPOSE_OWNER = "weave:expose"
+"""Whom the host's own addresses belong to in the ring."""
+
+Result = TypeVar("Result")
+
+
+class Addresses(Protocol):
+    """The ring, as far as attachments need it."""
+
+    default_subnet: Network
+
+    async def allocate(self, owner: str, subnet: Network, timeout_s: float) -> Interface: ...
+
+    async def claim(self, owner: str, interface: Interface, timeout_s: float) -> Interface:
+        """Make an address of the universe ours; one outside it is free for the taking."""
+        ...
+
+    def release(self, owner: str, address: Interface | None) -> list[Interface]: ...
+
+    def of_owner(self, owner: str) -> list[Interface]: ...
+
+
+class Attachments:
+    def __init__(self, host: Host, addresses: Addresses, thread: Executor, mtu_bytes: int) -> None:
+        self.mtu_bytes = mtu_bytes
+        self._host = host
+        self._addresses = addresses
+        self._thread = thread
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def on_host(self, work: Callable[[], Result]) -> Result:
+        """Run kernel work on its thread; whoever is cancelled leaves it to finish."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def attach(self, request: schema.AttachRequest) -> schema.Attachment:
+        owner, namespace = await self._resolve(request.namespace, request.pid, request.container)
+        wanted = parse_wanted(request.addresses, self._addresses.default_subnet)
+        async with self._one_at_a_time(owner):
+            before = set(self._addresses.of_owner(owner))
+            interfaces: list[Interface] = []
+            try:
+                for one in wanted:
+                    match one:
+                        case AnyIn(subnet=subnet):
+                            taking = self._addresses.allocate(owner, subnet, request.timeout_s)
+                        case Exactly(interface=interface):
+                            taking = self._addresses.claim(owner, interface, request.timeout_s)
+                    interfaces.append(await taking)
+                facts = await self.on_host(
+                    lambda: self._host.attach(
+                        namespace, owner, interfaces, self.mtu_bytes, interface=request.interface
+                    )
+                )
+            except BaseException:
+                for interface in interfaces:
+                    if interface not in before:
+                        self._addresses.release(owner, interface)
+                raise
+            return attachment(facts)
+
+    async def detach(self, request: schema.DetachRequest) -> schema.DetachAnswer:
+        unwanted = [parse_interface(text) for text in _plain(request.addresses)]
+        try:
+            owner, _ = await self._resolve(request.namespace, request.pid, request.container)
+        except WeavepyError:
+            # What is detached is often gone already; its name is then all we have.
+            owner = await self._known_owner(request.namespace or request.container)
+        async with self._one_at_a_time(owner):
+            removed = await self.on_host(lambda: self._host.detach(owner=owner, addresses=unwanted))
+            released = self._addresses.release(owner, None) if not unwanted else []
+            for interface in unwanted:
+                released += self._addresses.release(owner, interface)
+            gone = sorted({str(interface) for interface in (*removed, *released)})
+            if not gone and not unwanted:
+                raise NotFound(f"{owner} is not attached: `weavepy ps` lists what is")
+            return schema.DetachAnswer(released=gone)
+
+    async def list(self) -> schema.AttachmentList:
+        facts = await self.on_host(self._host.attachments)
+        return schema.AttachmentList(attachments=[attachment(each) for each in facts])
+
+    async def expose(self, request: schema.ExposeRequest) -> schema.ExposeAnswer:
+        wanted = parse_wanted(request.addresses, self._addresses.default_subnet)
+        async with self._one_at_a_time(EXPOSE_OWNER):
+            interfaces = []
+            for one in wanted:
+                match one:
+                    case AnyIn(subnet=subnet):
+                        taking = self._addresses.allocate(EXPOSE_OWNER, subnet, 30.0)
+                    case Exactly(interface=interface):
+                        taking = self._addresses.claim(EXPOSE_OWNER, interface, 30.0)
+                interfaces.append(await taking)
+            await self.on_host(lambda: self._host.expose(interfaces, request.masquerade))
+            return await self.exposed()
+
+    async def hide(self, request: schema.HideRequest) -> schema.ExposeAnswer:
+        unwanted = [parse_interface(text) for text in _plain(request.addresses)]
+        async with self._one_at_a_time(EXPOSE_OWNER):
+            await self.on_host(lambda: self._host.hide(unwanted))
+            for interface in unwanted or self._addresses.of_owner(EXPOSE_OWNER):
+                self._addresses.release(EXPOSE_OWNER, interface)
+            return await self.exposed()
+
+    async def exposed(self) -> schema.ExposeAnswer:
+        interfaces = await self.on_host(self._host.exposed)
+        return schema.ExposeAnswer(addresses=[str(interface) for interface in interfaces])
+
+    def _one_at_a_time(self, owner: str) -> asyncio.Lock:
+        """Two requests for one container must not see each other's halves."""
+        for other in [key for key, lock in self._locks.items() if not lock.locked()]:
+            del self._locks[other]
+        return self._locks.setdefault(owner, asyncio.Lock())
+
+    async def _resolve(self, namespace: str, pid: int, container: str) -> tuple[str, Path]:
+        """Return whom addresses belong to, and the namespace's path."""
+        given = [bool(namespace), bool(pid), bool(container)]
+        if sum(given) != 1:
+            raise UsageError("name exactly one of a network namespace, a PID and a container id")
+        if container:
+            found = await self.on_host(lambda: containers.find_container(container))
+            return found.id, found.namespace
+        if pid:
+            path = await self.on_host(lambda: namespaces.resolve_pid(pid))
+        else:
+            path = await self.on_host(lambda: namespaces.resolve_name(namespace))
+        return str(path), path
+
+    async def _known_owner(self, text: str) -> str:
+        """Find the attachment that an operator means by the name of what is gone."""
+        facts = await self.on_host(self._host.attachments)
+        for each in facts:
+            if text and text in (each.owner, str(each.namespace), each.namespace.name):
+                return each.owner
+        if text and self._addresses.of_owner(text):
+            return text
+        for directory in ("/run/netns", "/var/run/netns"):
+            if text and self._addresses.of_owner(f"{directory}/{text}"):
+                return f"{directory}/{text}"
+        raise NotFound(f"{text or 'that process'} is not attached: `weavepy ps` lists what is")
+
+
+def attachment(facts: AttachmentFacts) -> schema.Attachment:
+    return schema.Attachment(
+        id=facts.owner,
+        namespace=str(facts.namespace),
+        interface=facts.interface,
+        host_interface=facts.host_interface,
+        mac=facts.mac,
+        addresses=[str(address) for address in facts.addresses],
+    )
+
+
+def _plain(texts: list[str]) -> list[str]:
+    return [text.removeprefix("ip:") for text in texts]

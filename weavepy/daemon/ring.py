@@ -1,0 +1,252 @@
+"""The ring as the daemon uses it: addresses as `ipaddress` objects, waiting as awaiting."""
+
+import asyncio
+import ipaddress
+from collections.abc import Callable, Iterable, Sequence
+
+from ipam.core.effects import AnswerRequest, IpamEffect, RunningAddress
+from ipam.core.election import Consensus, InitMode, Observer, Seed
+from ipam.core.ipam import Ipam
+from router.shell.attach import AttachmentFacts
+from weavepy.base.errors import UsageError
+from weavepy.client import schema
+from weavepy.daemon import status
+from weavepy.daemon.addresses import Interface, Network, parse_interface, parse_subnet
+from weavepy.daemon.api import NotReady
+from weavepy.daemon.attachments import EXPOSE_OWNER
+from weavepy.daemon.node import Node
+from weavepy.daemon.options import Options
+from weavepy.daemon.requests import OutsideUniverse, Requests
+
+HAND_OVER_POLL_S = 0.1
+
+
+def init_mode(options: Options) -> InitMode:
+    """Without a number, consensus is of the peers that we were given, and ourself."""
+    start = options.ring_start
+    match start.mode:
+        case "seed":
+            return Seed(start.seeds)
+        case "observer":
+            return Observer()
+        case _:
+            return Consensus(start.initial_peers or len(options.peers) + 1)
+
+
+def running_addresses(
+    attachments: Iterable[AttachmentFacts], exposed: Iterable[Interface]
+) -> list[RunningAddress]:
+    """What the kernel shows to be in use on this host, whatever the disk says."""
+    held = [
+        RunningAddress(int(address.ip), facts.owner, address.network.prefixlen)
+        for facts in attachments
+        if facts.alive
+        for address in facts.addresses
+    ]
+    held += [
+        RunningAddress(int(address.ip), EXPOSE_OWNER, address.network.prefixlen)
+        for address in exposed
+    ]
+    return held
+
+
+class RingService:
+    """Requests of the API and of attachments, put to `Ipam` through the node."""
+
+    def __init__(
+        self, node: Node, requests: Requests, options: Options, changed: Callable[[], None]
+    ) -> None:
+        self.default_subnet: Network = options.default_subnet
+        self._node = node
+        self._requests = requests
+        self._universe = options.universe
+        self._changed = changed
+
+    # --- for attachments ---------------------------------------------------------------------
+
+    async def allocate(self, owner: str, subnet: Network, timeout_s: float) -> Interface:
+        ipam = self._ipam()
+        answer = await self._ask(
+            lambda number, deadline, now: ipam.allocate(number, owner, subnet, deadline, now),
+            timeout_s,
+        )
+        return self._interface(answer)
+
+    async def claim(self, owner: str, interface: Interface, timeout_s: float) -> Interface:
+        """An address outside the universe is the asker's own business."""
+        if self._node.ipam is None or interface.version != self._universe.version:
+            return interface
+        ipam = self._node.ipam
+        prefix = interface.network.prefixlen
+        try:
+            answer = await self._ask(
+                lambda number, deadline, now: ipam.claim(
+                    number, owner, int(interface.ip), prefix, deadline, now
+                ),
+                timeout_s,
+            )
+        except OutsideUniverse:
+            return interface
+        return self._interface(answer)
+
+    def release(self, owner: str, address: Interface | None) -> list[Interface]:
+        """Free one address or all of an owner; what is not the owner's is left alone."""
+        ipam = self._node.ipam
+        if ipam is None or (address is not None and address.version != self._universe.version):
+            return []
+        rows = [
+            row for row in ipam.lookup(owner) if address is None or row.address == int(address.ip)
+        ]
+        now = asyncio.get_running_loop().time()
+        for row in rows:
+            self._node.run_ring(ipam.release(0, owner, row.address, now), now)
+        self._changed()
+        return [self._as_interface(row.address, row.prefix_length) for row in rows]
+
+    def of_owner(self, owner: str) -> list[Interface]:
+        ipam = self._node.ipam
+        rows = ipam.lookup(owner) if ipam is not None else ()
+        return [self._as_interface(row.address, row.prefix_length) for row in rows]
+
+    # --- for the API -------------------------------------------------------------------------
+
+    def status(self) -> schema.IpamStatus:
+        ipam = self._node.ipam
+        now = asyncio.get_running_loop().time()
+        return status.ipam(ipam.status(now) if ipam is not None else None)
+
+    async def allocate_request(self, request: schema.AllocateRequest) -> schema.AddressAnswer:
+        owner = _owner(request.owner)
+        subnet = parse_subnet(request.subnet, self.default_subnet)
+        interface = await self.allocate(owner, subnet, request.timeout_s)
+        return schema.AddressAnswer(owner=owner, address=str(interface))
+
+    async def claim_request(self, request: schema.ClaimRequest) -> schema.AddressAnswer:
+        ipam = self._ipam()
+        owner = _owner(request.owner)
+        interface = self._parse(request.address)
+        answer = await self._ask(
+            lambda number, deadline, now: ipam.claim(
+                number, owner, int(interface.ip), interface.network.prefixlen, deadline, now
+            ),
+            request.timeout_s,
+        )
+        return schema.AddressAnswer(owner=owner, address=str(self._interface(answer)))
+
+    async def release_request(self, request: schema.ReleaseRequest) -> schema.ReleaseAnswer:
+        ipam = self._ipam()
+        if not request.owner and not request.address:
+            raise UsageError("name an owner, an address, or both")
+        owner = request.owner
+        address = self._parse(request.address) if request.address else None
+        if address is not None and not owner:
+            owner = ipam.owner_of(int(address.ip)).owner
+        released = self.release(owner, address) if owner else []
+        return schema.ReleaseAnswer(released=[str(interface) for interface in released])
+
+    async def lookup_request(self, request: schema.LookupRequest) -> schema.LookupAnswer:
+        ipam = self._ipam()
+        if bool(request.owner) == bool(request.address):
+            raise UsageError("look up either an owner or an address")
+        if request.owner:
+            return schema.LookupAnswer(
+                addresses=[str(interface) for interface in self.of_owner(request.owner)],
+                owner=request.owner,
+                peer=ipam.ourself,
+                nickname=self._node.mesh.nickname(ipam.ourself),
+            )
+        address = int(self._parse(request.address).ip)
+        found = ipam.owner_of(address)
+        return schema.LookupAnswer(
+            addresses=[
+                str(interface)
+                for interface in self.of_owner(found.owner)
+                if int(interface.ip) == address
+            ],
+            owner=found.owner,
+            peer=found.peer or "",
+            nickname=found.nickname,
+        )
+
+    async def prime(self, timeout_s: float) -> None:
+        ipam = self._ipam()
+        await self._ask(lambda number, deadline, now: ipam.prime(number, deadline, now), timeout_s)
+
+    async def hand_over(self, timeout_s: float) -> str:
+        """Give all ranges to a reachable peer, for good; return what was done, in words."""
+        ipam = self._node.ipam
+        if ipam is None or ipam.ring is None:
+            return "reset: there was no ring to hand over"
+        heirs = [peer for peer in self._node.mesh.reachable_peers if peer != ipam.ourself]
+        owners = [peer for peer in heirs if peer in {entry.owner for entry in ipam.ring.entries()}]
+        if not heirs:
+            if {entry.owner for entry in ipam.ring.entries()} <= {ipam.ourself}:
+                return "reset: nobody else is in this mesh"
+            raise NotReady(
+                "no peer is reachable to hand this host's addresses to: reconnect first (`weavepy"
+                " status connections`), or stop this host and take them over elsewhere"
+            )
+        heir = min(owners or heirs)
+        loop = asyncio.get_running_loop()
+        self._node.run_ring(ipam.hand_over(heir, loop.time()), loop.time())
+        self._changed()
+        give_up_at = loop.time() + timeout_s
+        while not ipam.handed_over:
+            if loop.time() > give_up_at:
+                raise NotReady(
+                    f"{self._node.mesh.nickname(heir)} did not confirm within {timeout_s:g} s that"
+                    " it has this host's addresses: repeat `weavepy reset`"
+                )
+            await asyncio.sleep(HAND_OVER_POLL_S)
+        return f"reset: this host's addresses went to {self._node.mesh.nickname(heir)}"
+
+    # ---------------------------------------------------------------------------------------------
+
+    def _ipam(self) -> Ipam:
+        if self._node.ipam is None:
+            raise UsageError("this router was started with --no-ipam: it manages no addresses")
+        return self._node.ipam
+
+    async def _ask(
+        self, request: Callable[[int, float, float], Sequence[IpamEffect]], timeout_s: float
+    ) -> AnswerRequest:
+        loop = asyncio.get_running_loop()
+
+        def start(number: int) -> None:
+            now = loop.time()
+            self._node.run_ring(request(number, now + timeout_s, now), now)
+            self._changed()
+
+        def cancel(number: int) -> None:
+            self._node.run_ring(self._ipam().cancel(number, loop.time()), loop.time())
+
+        def why_late() -> str:
+            warnings = self._ipam().status(loop.time()).warnings
+            return "; ".join(warnings) or "see `weavepy status ipam`"
+
+        return await self._requests.ask(start, cancel, timeout_s, why_late)
+
+    def _parse(self, text: str) -> Interface:
+        """An address, with the length of the default subnet if none is given."""
+        if "/" not in text:
+            text = f"{text}/{self.default_subnet.prefixlen}"
+        interface = parse_interface(text)
+        if interface.version != self._universe.version:
+            raise UsageError(f"{text} is not of the family of {self._universe}")
+        return interface
+
+    def _interface(self, answer: AnswerRequest) -> Interface:
+        assert answer.address is not None
+        return self._as_interface(answer.address, answer.prefix_length)
+
+    def _as_interface(self, address: int, prefix_length: int | None) -> Interface:
+        length = self.default_subnet.prefixlen if prefix_length is None else prefix_length
+        if self._universe.version == 4:
+            return ipaddress.IPv4Interface((address, length))
+        return ipaddress.IPv6Interface((address, length))
+
+
+def _owner(text: str) -> str:
+    if not text or len(text) > 255 or not text.isprintable():
+        raise UsageError("an owner is a name of 1 to 255 printable characters")
+    return text

@@ -1,0 +1,375 @@
+"""The router process: everything is built here, and every long-lived task is made here by name.
+
+`Router` is the world of a `Node`: it performs effects, and turns what happens (bytes, timers,
+datapath messages, API calls) into inputs with the time. It decides nothing about protocol.
+
+The order of starting matters. State from disk first, then what the kernel and the datapath still
+have from a router before us, then the cores on top of that, and only then the doors: TCP, the
+API, the read-only listener. So nobody ever meets a router that does not yet know what it holds.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import SystemRandom
+from typing import TypeVar
+
+from ipam.core.effects import AnswerRequest, Persist
+from ipam.core.ipam import Ipam
+from ipam.shell.store import Store
+from router.mesh.effects import CloseLink, Dial, LinkId, RememberTargets, SendBytes
+from router.mesh.mesh import AdoptedPeer, Mesh
+from router.mesh.targets import parse_address
+from router.shell import datapath, underlay
+from router.shell.host import Host
+from router.shell.tcp import TcpShell
+from router.sleeve.messages import FromDatapath, SetMtu, Shutdown, Snapshot
+from router.sleeve.negotiation import Negotiator, TellDatapath
+from weavepy.base.effects import LogLine
+from weavepy.base.errors import WeavepyError
+from weavepy.base.names import PeerName, PeerUid, ShortId
+from weavepy.daemon import api, files, listener, metrics
+from weavepy.daemon.attachments import Attachments
+from weavepy.daemon.clock import Timer
+from weavepy.daemon.node import Node, WorldEffect
+from weavepy.daemon.options import Options
+from weavepy.daemon.requests import Requests
+from weavepy.daemon.ring import RingService, init_mode, running_addresses
+from weavepy.daemon.service import RouterService
+
+log = logging.getLogger(__name__)
+
+TAP = "weavetap"
+DATAPATH_RETRY_S = 1.0
+REPORT_TIMEOUT_S = 2.0
+
+Result = TypeVar("Result")
+
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class Router:
+    """Build it, `start()` it, wait `until_stopped()`, `stop()` it."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.requests = Requests()
+        self.started_at = time.monotonic()
+        self.snapshot: Snapshot | None = None
+        """What the datapath said last; None while there is none."""
+        self.keep_datapath = False
+        self._forgets: tuple[Path, ...] = ()
+        self._stopping = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._undo = AsyncExitStack()
+        self._thread = ThreadPoolExecutor(1, "netlink")
+        self._undo.callback(self._thread.shutdown)
+        self._datapath: datapath.DatapathLink | None = None
+        self._reported = asyncio.Event()
+
+    # --- life --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises `WeavepyError` for whatever is in the way; what was begun is undone by `stop`."""
+        options = self.options
+        directories = options.directories
+        loop = asyncio.get_running_loop()
+        rng = SystemRandom()
+        identity = files.load_identity(directories.identity_file)
+        self.store = Store.open(directories.database_file, identity.name)
+        self._undo.callback(self.store.close)
+
+        self.host = Host(options.bridge)
+        underlay_mtu, self.mtu_bytes = await self._on_host(self._mtus)
+        await self._on_host(lambda: self.host.ensure_bridge(self.mtu_bytes))
+
+        self._datapath_options = datapath.DatapathOptions(
+            socket=directories.datapath_socket,
+            pid_file=directories.datapath_pid_file,
+            log_file=directories.datapath_log_file,
+            tap=TAP,
+            port=options.port,
+            mtu_bytes=self.mtu_bytes,
+            underlay_mtu_bytes=underlay_mtu,
+            encrypted=options.encrypted,
+            offload=options.offload,
+        )
+        connection, snapshot, adopted = await datapath.connect(self._datapath_options)
+        self.snapshot = snapshot
+        await self._on_host(lambda: self.host.enslave(TAP))
+
+        now = loop.time()
+        remembered = files.load_targets(directories.targets_file) if options.resume else ()
+        ipam = None
+        if options.ipam:
+            facts = await self._on_host(self.host.attachments)
+            exposed = await self._on_host(self.host.exposed)
+            ipam = Ipam(
+                ourself=identity.name,
+                nickname=options.nickname,
+                universe=options.universe,
+                default_subnet=options.default_subnet,
+                init=init_mode(options),
+                saved=self.store.load(),
+                rng=rng,
+                now=now,
+                known_owners=None,
+                expects_peers=bool(options.peers or remembered),
+            )
+        mesh = Mesh(
+            identity=identity,
+            uid=PeerUid(rng.getrandbits(62) + 1),
+            nickname=options.nickname,
+            secret=options.secret,
+            encrypted=options.encrypted,
+            port=options.port,
+            udp_port=options.port,
+            channels={} if ipam is None else {"ring": ipam},
+            rng=rng,
+            now=now,
+            discovery=options.discovery,
+            connection_limit=options.connection_limit,
+            short_id=ShortId(snapshot.ourself) if snapshot.ourself else None,
+            given=options.peers,
+            remembered=remembered,
+            adopted=_adopted_peers(snapshot),
+        )
+        negotiator = Negotiator(snapshot.sessions, rng)
+        self.node = Node(mesh, ipam, negotiator, self)
+        self.ring = RingService(self.node, self.requests, options, self.changed)
+        self.attachments = Attachments(self.host, self.ring, self._thread, self.mtu_bytes)
+        self._timer = Timer(self.node.next_deadline, self._fire)
+        self._tcp = TcpShell(self)
+        self._datapath = datapath.DatapathLink(connection, self._datapath_said, self._datapath_lost)
+        self._datapath.send(SetMtu(self.mtu_bytes))
+        self._undo.push_async_callback(self._release_datapath)
+        self._undo.push_async_callback(self._leave)
+
+        if ipam is not None:
+            self.node.run_ring(ipam.claim_running(running_addresses(facts, exposed), now), now)
+        self.node.handle_datapath(snapshot, now)
+        await self._listen()
+        self.node.handle_timeout(loop.time())
+        self._timer.arm()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        log.info(
+            "%s (%s) is up on port %d, overlay MTU %d, %s, datapath %s",
+            identity.name,
+            options.nickname,
+            options.port,
+            self.mtu_bytes,
+            "encrypted" if options.encrypted else "NOT ENCRYPTED",
+            f"adopted (pid {snapshot.pid})" if adopted else f"started (pid {snapshot.pid})",
+        )
+
+    def _mtus(self) -> tuple[int, int]:
+        """The underlay's MTU, and the overlay's that follows or was asked for."""
+        peers = [parse_address(text, self.options.port).host for text in self.options.peers]
+        underlay_mtu = underlay.underlay_mtu(peers, ours=(self.options.bridge, TAP))
+        overlay = underlay.overlay_mtu(underlay_mtu)
+        if overlay.warning and self.options.mtu_bytes is None:
+            log.warning("%s", overlay.warning)
+        return underlay_mtu, self.options.mtu_bytes or overlay.mtu_bytes
+
+    async def _listen(self) -> None:
+        options = self.options
+        try:
+            await self._tcp.listen(options.port)
+        except OSError as error:
+            raise WeavepyError(
+                f"cannot listen on TCP port {options.port}: {error.strerror}; another router, or"
+                " choose another with --port"
+            ) from error
+        service = RouterService(self)
+        runner = await api.serve(service, options.directories.api_socket)
+        self._undo.push_async_callback(runner.cleanup)
+        if options.http_address is not None:
+            host, port = options.http_address
+            try:
+                runner = await listener.serve(service.status, metrics.render_metrics, host, port)
+                self._undo.push_async_callback(runner.cleanup)
+            except OSError as error:
+                raise WeavepyError(
+                    f"cannot listen on {host}:{port}: {error.strerror}; choose another with"
+                    " --http-addr, or none with --http-addr off"
+                ) from error
+
+    async def until_stopped(self) -> None:
+        await self._stopping.wait()
+
+    def ask_to_stop(self, keep_datapath: bool) -> None:
+        self.keep_datapath = keep_datapath
+        self._stopping.set()
+
+    def ask_to_forget(self) -> None:
+        """Stop, and leave nothing behind: no identity, ring, remembered peers or bridge."""
+        directories = self.options.directories
+        self._forgets = (
+            directories.identity_file,
+            directories.targets_file,
+            *sorted(directories.state.glob(directories.database_file.name + "*")),
+        )
+        self.ask_to_stop(keep_datapath=False)
+
+    async def stop(self) -> None:
+        """Undo, newest first, what `start` did, however far it came."""
+        self._stopping.set()
+        if self._forgets:
+            await self._on_host(self.host.remove_bridge)
+        await self._undo.aclose()
+        for path in self._forgets:
+            path.unlink(missing_ok=True)
+
+    async def _leave(self) -> None:
+        """Say goodbye to the mesh, and close the doors."""
+        self._timer.stop()
+        now = self._now()
+        self.node.run(self.node.mesh.leave(now, keep_overlay=self.keep_datapath), now)
+        await self._tcp.stop()
+
+    async def _release_datapath(self) -> None:
+        """End it, unless containers are to go on talking until the next router adopts it."""
+        for task in self._tasks.values():
+            task.cancel()
+        if self._datapath is None:
+            return
+        if not self.keep_datapath and self.snapshot is not None:
+            self._datapath.send(Shutdown())
+            await datapath.until_gone(self.snapshot.pid)
+        self._datapath.close()
+
+    # --- inputs ------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Whoever gave the node an input calls this: what it waits for may be another now."""
+        self._timer.arm()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _fire(self) -> None:
+        self.node.handle_timeout(self._now())
+        self._timer.arm()
+
+    def new_link_id(self) -> LinkId:
+        return self.node.mesh.new_link_id()
+
+    def link_accepted(self, link: LinkId, host: str, port: int) -> None:
+        now = self._now()
+        self.node.run(self.node.mesh.handle_link_accepted(link, host, port, now), now)
+        self._timer.arm()
+
+    def link_opened(self, link: LinkId, host: str, port: int) -> None:
+        now = self._now()
+        self.node.run(self.node.mesh.handle_link_opened(link, host, port, now), now)
+        self._timer.arm()
+
+    def dial_failed(self, link: LinkId, reason: str) -> None:
+        now = self._now()
+        self.node.run(self.node.mesh.handle_dial_failed(link, reason, now), now)
+        self._timer.arm()
+
+    def bytes_received(self, link: LinkId, data: bytes) -> None:
+        now = self._now()
+        self.node.run(self.node.mesh.handle_bytes(link, data, now), now)
+        self._timer.arm()
+
+    def link_closed(self, link: LinkId, reason: str) -> None:
+        now = self._now()
+        self.node.run(self.node.mesh.handle_link_closed(link, reason, now), now)
+        self._timer.arm()
+
+    def link_paused(self, link: LinkId) -> None:
+        now = self._now()
+        self.node.run(self.node.mesh.handle_link_paused(link, now), now)
+
+    def link_resumed(self, link: LinkId) -> None:
+        now = self._now()
+        self.node.run(self.node.mesh.handle_link_resumed(link, now), now)
+        self._timer.arm()
+
+    def _datapath_said(self, message: FromDatapath) -> None:
+        if isinstance(message, Snapshot):
+            self.snapshot = message
+            self._reported.set()
+        self.node.handle_datapath(message, self._now())
+        self._timer.arm()
+
+    def _datapath_lost(self, reason: str) -> None:
+        self._datapath = None
+        self.snapshot = None
+        if self._stopping.is_set():
+            return
+        log.error("the datapath is gone: %s; starting another", reason)
+        self.node.handle_datapath_lost(f"the datapath is gone: {reason}", self._now())
+        self._timer.arm()
+        self._tasks["datapath"] = asyncio.create_task(self._restart_datapath(), name="datapath")
+
+    async def _restart_datapath(self) -> None:
+        while True:
+            try:
+                connection, snapshot, _ = await datapath.connect(self._datapath_options)
+                await self._on_host(lambda: self.host.enslave(TAP))
+            except WeavepyError as error:
+                log.error("no datapath: %s", error)
+                await asyncio.sleep(DATAPATH_RETRY_S)
+                continue
+            break
+        self._datapath = datapath.DatapathLink(connection, self._datapath_said, self._datapath_lost)
+        self._datapath.send(SetMtu(self.mtu_bytes))
+        self._datapath_said(snapshot)
+
+    # --- the world ---------------------------------------------------------------------------
+
+    def perform(self, effect: WorldEffect, now: float) -> None:
+        match effect:
+            case Dial():
+                self._tcp.dial(effect)
+            case SendBytes():
+                self._tcp.send(effect)
+            case CloseLink():
+                self._tcp.close(effect)
+            case Persist():
+                self.store.persist(effect)
+            case AnswerRequest():
+                self.requests.answer(effect)
+            case TellDatapath(message=message):
+                if self._datapath is not None:
+                    self._datapath.send(message)
+            case RememberTargets(targets=targets):
+                files.save_targets(self.options.directories.targets_file, targets)
+            case LogLine(level=level, message=text, fields=fields):
+                told = "".join(f" {name}={value}" for name, value in fields)
+                log.log(_LEVELS[level], "%s%s", text, told)
+
+    async def fresh_snapshot(self) -> Snapshot | None:
+        """Ask the datapath anew, for status; None while there is none."""
+        if self._datapath is None:
+            return None
+        self._reported.clear()
+        self._datapath.send(datapath.REPORT)
+        try:
+            async with asyncio.timeout(REPORT_TIMEOUT_S):
+                await self._reported.wait()
+        except TimeoutError:
+            log.warning("the datapath does not answer")
+        return self.snapshot
+
+    async def _on_host(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _adopted_peers(snapshot: Snapshot) -> tuple[AdoptedPeer, ...]:
+    """Sessions that work; a peer that had no short id yet has nothing to be adopted for."""
+    short_ids = {name: short_id for short_id, name in snapshot.routes.short_ids.items()}
+    return tuple(
+        AdoptedPeer(PeerName(session.peer), ShortId(short_ids[session.peer]), session.endpoint_host)
+        for session in snapshot.sessions
+        if session.up and session.peer in short_ids
+    )

@@ -1,0 +1,151 @@
+"""What the control API does: each method is one row of the table in `weavepy.client.schema`."""
+
+import asyncio
+import os
+import platform
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from weavepy import __version__
+from weavepy.base.names import PeerName
+from weavepy.client import schema
+from weavepy.daemon import status
+from weavepy.daemon.api import NotReady
+
+if TYPE_CHECKING:
+    from weavepy.daemon.router import Router
+
+
+class RouterService:
+    """Implements `api.Service` for one router."""
+
+    def __init__(self, router: "Router") -> None:
+        self._router = router
+        self.allocate = router.ring.allocate_request
+        self.claim = router.ring.claim_request
+        self.release = router.ring.release_request
+        self.lookup = router.ring.lookup_request
+        self.attach = router.attachments.attach
+        self.detach = router.attachments.detach
+        self.attachments = router.attachments.list
+        self.expose = router.attachments.expose
+        self.hide = router.attachments.hide
+
+    # --- showing -----------------------------------------------------------------------------
+
+    async def status(self) -> schema.Status:
+        router = self._router
+        mesh = router.node.mesh
+        snapshot = await router.fresh_snapshot()
+        now = asyncio.get_running_loop().time()
+        connections = status.connections(mesh.connection_rows(now), snapshot)
+        peers = status.peers(mesh)
+        targets = status.targets(mesh, now)
+        ipam = await self.ipam()
+        warnings = [*mesh.warnings(now), *ipam.warnings]
+        if not router.options.encrypted:
+            warnings.append("traffic is NOT encrypted (--insecure)")
+        if snapshot is None:
+            warnings.append("the datapath is not running: containers of other hosts are cut off")
+        options = router.options
+        return schema.Status(
+            router=schema.RouterStatus(
+                version=__version__,
+                name=mesh.ourself,
+                nickname=options.nickname,
+                uid=mesh.uid,
+                short_id=next((peer.short_id for peer in peers if peer.ourself), 0),
+                pid=os.getpid(),
+                uptime_s=time.monotonic() - router.started_at,
+                port=options.port,
+                encrypted=options.encrypted,
+                discovery=options.discovery,
+                connection_limit=options.connection_limit,
+                peers=len(peers),
+                established=sum(
+                    connection.state in ("established", "orphaned") for connection in connections
+                ),
+                targets=len(targets),
+                refused=[
+                    schema.CounterStatus(name=reason, value=count)
+                    for reason, count in sorted(mesh.refusals.counts.items())
+                ],
+                warnings=warnings,
+            ),
+            connections=connections,
+            peers=peers,
+            targets=targets,
+            ipam=ipam,
+            datapath=status.datapath(snapshot, options.bridge, mesh),
+        )
+
+    async def report(self) -> schema.Report:
+        router = self._router
+        mesh = router.node.mesh
+        listed = await self.attachments()
+        exposed = await router.attachments.exposed()
+
+        def shown(peer: PeerName) -> str:
+            return f"{peer}({mesh.nickname(peer)})"
+
+        return schema.Report(
+            status=await self.status(),
+            attachments=listed.attachments,
+            exposed=exposed.addresses,
+            routes={shown(peer): shown(hop) for peer, hop in mesh.routes.unicast.items()},
+            broadcast={
+                shown(source): [shown(hop) for hop in hops]
+                for source, hops in mesh.routes.broadcast.items()
+            },
+            options=router.options.shown(),
+            kernel=" ".join(platform.uname()[0:4:2]),
+            python=sys.version.split()[0],
+        )
+
+    async def ipam(self) -> schema.IpamStatus:
+        return self._router.ring.status()
+
+    # --- mesh --------------------------------------------------------------------------------
+
+    async def connect(self, request: schema.ConnectRequest) -> schema.TargetsAnswer:
+        mesh = self._router.node.mesh
+        now = asyncio.get_running_loop().time()
+        self._router.node.run(mesh.connect(request.targets, request.replace, now), now)
+        self._router.changed()
+        return self._targets(now)
+
+    async def forget(self, request: schema.ForgetRequest) -> schema.TargetsAnswer:
+        mesh = self._router.node.mesh
+        now = asyncio.get_running_loop().time()
+        self._router.node.run(mesh.forget(request.targets, now), now)
+        self._router.changed()
+        return self._targets(now)
+
+    def _targets(self, now: float) -> schema.TargetsAnswer:
+        rows = self._router.node.mesh.target_rows(now)
+        return schema.TargetsAnswer(targets=[row.target for row in rows if row.origin == "given"])
+
+    # --- ring and life -----------------------------------------------------------------------
+
+    async def prime(self, request: schema.PrimeRequest) -> schema.IpamStatus:
+        await self._router.ring.prime(request.timeout_s)
+        return await self.ipam()
+
+    async def stop(self, request: schema.StopRequest) -> schema.Done:
+        self._router.ask_to_stop(request.keep_datapath)
+        return schema.Done(message="stopping")
+
+    async def reset(self, request: schema.ResetRequest) -> schema.Done:
+        """Containers must go first: their addresses would belong to somebody else."""
+        router = self._router
+        attached = (await self.attachments()).attachments
+        if attached:
+            raise NotReady(
+                f"{len(attached)} containers are attached, {attached[0].id} for one: detach them"
+                " first (`weavepy ps` lists them), as their addresses go to other hosts"
+            )
+        await self.hide(schema.HideRequest())
+        handed = await router.ring.hand_over(request.timeout_s)
+        router.ask_to_forget()
+        return schema.Done(message=handed)

@@ -1,0 +1,131 @@
+"""Making and unmaking what a lab consists of: namespaces, veth pairs, bridges, addresses.
+
+Two surprises. On many machines bridged packets pass iptables (br_netfilter), so a firewall of
+the machine could bite in the wire; that is switched off there. And veth pairs are made with each
+end already in its namespace, so no interface ever shows up among the machine's own.
+"""
+
+import signal
+from pathlib import Path
+
+from weavepy.lab.plan import Plan, namespace_name, namespace_pattern
+from weavepy.lab.system import (
+    LabError,
+    ToolFailed,
+    in_namespace,
+    ip_batch,
+    list_namespaces,
+    processes_in,
+    reap,
+    run,
+    send_signal,
+    wait_until,
+)
+
+KILL_TIMEOUT_S = 10.0
+"""SIGKILL works at once, except on a process stuck in the kernel."""
+
+_QUIET_BRIDGE = "stp_state 0 mcast_snooping 0"
+
+_WIRE_SETTINGS = {
+    "net.ipv6.conf.all.disable_ipv6": "1",
+    "net.ipv6.conf.default.disable_ipv6": "1",
+    "net.bridge.bridge-nf-call-iptables": "0",
+    "net.bridge.bridge-nf-call-ip6tables": "0",
+    "net.bridge.bridge-nf-call-arptables": "0",
+}
+"""The wire says nothing by itself and filters nothing that it is not told to."""
+
+
+def existing_namespaces(lab: str) -> list[str]:
+    pattern = namespace_pattern(lab)
+    return [name for name in list_namespaces() if pattern.fullmatch(name)]
+
+
+def build(plan: Plan) -> None:
+    """Make all namespaces and links of a plan; what exists already makes it fail."""
+    for namespace in plan.namespaces:
+        run(["ip", "netns", "add", namespace])
+        ip_batch(namespace, ["link set lo up"])
+    _settle_wire(plan.wire)
+    ip_batch(plan.wire, _wire_commands(plan))
+    for host in plan.host_nodes:
+        ip_batch(plan.namespace(host), _host_commands(plan, host.host))
+
+
+def _wire_commands(plan: Plan) -> list[str]:
+    commands = []
+    mtu = plan.mtu_bytes
+    for link in plan.links:
+        bridge = link.bridge
+        commands.append(f"link add {bridge} mtu {mtu} type bridge {_QUIET_BRIDGE}")
+        for end in link.ends:
+            host = namespace_name(plan.name, f"h{end.host}")
+            peer = f"name {end.interface} mtu {mtu} netns {host}"
+            commands += [
+                f"link add {end.port} mtu {mtu} type veth peer {peer}",
+                f"link set {end.port} master {bridge}",
+                f"link set {end.port} up",
+            ]
+        commands.append(f"link set {bridge} up")
+    return commands
+
+
+def _host_commands(plan: Plan, host: int) -> list[str]:
+    commands = []
+    for link in plan.links_of(host):
+        end = link.end_at(host)
+        commands += [
+            f"address add {end.address}/{link.prefix_length} dev {end.interface}",
+            f"link set {end.interface} up",
+        ]
+    return commands
+
+
+def _settle_wire(wire: str) -> None:
+    def write() -> None:
+        for key, value in _WIRE_SETTINGS.items():
+            path = Path("/proc/sys") / key.replace(".", "/")
+            if path.exists():  # without br_netfilter there is nothing to switch off
+                path.write_text(value)
+
+    in_namespace(wire, write)
+
+
+def destroy(lab: str) -> list[str]:
+    """Kill what lives in the lab's namespaces, delete them, and return what was there.
+
+    Raises `LabError` if something could not be removed; calling again goes on from there.
+    """
+    namespaces = existing_namespaces(lab)
+    kill_processes_in(namespaces)
+    failures = []
+    for namespace in namespaces:
+        try:
+            run(["ip", "netns", "delete", namespace])
+        except ToolFailed as error:
+            failures.append(error.why)
+    left = existing_namespaces(lab)
+    if left:
+        raise LabError(
+            f"these namespaces of lab {lab!r} could not be removed: {', '.join(left)}"
+            f" ({'; '.join(failures) or 'made anew meanwhile'})"
+        )
+    return namespaces
+
+
+def kill_processes_in(namespaces: list[str]) -> None:
+    """Everything in a lab is disposable, so this is SIGKILL, repeated until nobody is born."""
+
+    def nobody_left() -> bool:
+        left = processes_in(namespaces)
+        for pid in left:
+            send_signal(pid, signal.SIGKILL)
+        return not left
+
+    gone = wait_until(nobody_left, KILL_TIMEOUT_S)
+    reap()
+    if not gone:
+        raise LabError(
+            f"processes {processes_in(namespaces)} do not die; are they stuck on a disk?"
+        )
