@@ -66,6 +66,9 @@ HINT_INTERVAL_S = 10.0
 
 HAND_OVER_AGAIN_S = 1.0
 
+HELD_CLAIM_INTERVAL_S = 60.0
+"""How often addresses that containers hold in other peers' ranges are asked for."""
+
 LEAVING = "this host is leaving the mesh and gives out no addresses"
 
 _MAX_HINT = 2**62
@@ -121,7 +124,9 @@ class Ipam:
         self._election = Election(self._replica, init, rng)
         self._restart = RestartCheck(rng)
         self._held: dict[int, PersistedAddress] = {}
+        self._held_claim_at = math.inf
         self._warnings: dict[str, str] = {}
+        self._next_own_request = 0
         self._out: list[IpamEffect] = []
         self._save_now = False
         self._save_at = math.inf
@@ -221,7 +226,7 @@ class Ipam:
             if row.address not in self.universe or (stored and stored.owner == row.owner):
                 continue
             self._held[row.address] = PersistedAddress(row.address, row.owner, row.prefix_length)
-        self._take_held()
+        self._held_claim_at = now
         return self._settle(now)
 
     def hand_over(self, peer: PeerName, now: float) -> list[IpamEffect]:
@@ -271,7 +276,7 @@ class Ipam:
             self._handle_ask(source, message)
         elif isinstance(message, Answer):
             self._merge(source, message.update, now)
-            self._settle_space()
+            self._take_held()
             self._out += self._allocator.handle_answer(source, message, now)
         elif isinstance(message, Consult) and self._disk_error:
             pass
@@ -327,6 +332,7 @@ class Ipam:
             Deadline(_or_never(self._restart.next_at()), "the check after a restart"),
             Deadline(_or_never(self._election.next_at(wanted)), "another ballot"),
             Deadline(_or_never(self._space.next_cooled_at()), "an address has cooled down"),
+            Deadline(self._held_claim_at if self._held else math.inf, "addresses held elsewhere"),
             Deadline(self._save_at, "news to save"),
             Deadline(hint_at, "a hint to tell"),
             Deadline(self._hand_over_again_at, "the hand-over is not confirmed"),
@@ -476,6 +482,8 @@ class Ipam:
 
     def _take_held(self) -> None:
         """Put into use what running containers hold, as far as it lies in our ranges."""
+        if not self._held or self._replica.ring is None:
+            return
         for row in list(self._held.values()):
             if not self._mine(row.address):
                 continue
@@ -611,17 +619,36 @@ class Ipam:
     def _settle(self, now: float) -> list[IpamEffect]:
         """Let what waits go on, then return everything, with what must be on disk first."""
         self._out += self._allocator.expire(now)
-        self._settle_space()
+        self._take_held()
         self._consult(now)
+        self._claim_held(now)
         if self._allocator.waiting:
             self._work(now)
         effects, self._out = self._out, []
+        effects = [effect for effect in effects if not _is_our_own_answer(effect)]
         persist = self._take_persist()
         return effects if persist is None else [persist, *effects]
 
-    def _settle_space(self) -> None:
-        if self._held:
-            self._take_held()
+    def _claim_held(self, now: float) -> None:
+        """Ask the owners of what our containers hold elsewhere for it, under negative numbers."""
+        if now < self._held_claim_at or not self._held:
+            return
+        if self._replica.ring is None or not self._restart.passed:
+            return
+        self._held_claim_at = now + HELD_CLAIM_INTERVAL_S
+        for row in self._held.values():
+            self._next_own_request -= 1
+            waiting = Waiting(
+                self._next_own_request,
+                "claim",
+                row.owner,
+                None,
+                row.address,
+                row.prefix_length,
+                now,
+                now + HELD_CLAIM_INTERVAL_S / 2,
+            )
+            self._out += self._allocator.add(waiting)
 
     def _consult(self, now: float) -> None:
         """Ask what others know of the ring, as long as the check after a restart goes on."""
@@ -697,13 +724,11 @@ class Ipam:
         if self._disk_error:
             warnings.append(f"addresses cannot be given out: {self._disk_error}")
         for row in [*self._held.values(), *self._displaced()]:
-            owner = self.owner_of(row.address)
-            where = (
-                f"in the range of {self._replica.label(owner.peer)}" if owner.peer else "nobody's"
-            )
+            owner = self.owner_of(row.address).peer
+            whose = self._replica.label(owner) if owner else "nobody we know"
             warnings.append(
-                f"{row.owner} runs with {self.universe.text(row.address)}, which is {where}:"
-                " detach and attach it again to give it another address"
+                f"{row.owner} runs with {self.universe.text(row.address)}, which belongs to"
+                f" {whose}: detach and attach it again to give it another address"
             )
         return tuple(warnings)
 
@@ -732,6 +757,10 @@ class Ipam:
 
 def _or_never(at: float | None) -> float:
     return math.inf if at is None else at
+
+
+def _is_our_own_answer(effect: IpamEffect) -> bool:
+    return isinstance(effect, AnswerRequest) and effect.request < 0
 
 
 def _addresses(rows: Sequence[PersistedAddress]) -> tuple[int, ...]:

@@ -96,6 +96,7 @@ def broadcast_children(ourself: int, links: Sequence[int]) -> dict[int, list[int
     children: dict[int, list[int]] = {ourself: list(neighbours)}
     lower = (1 << ourself) - 1
     rivals = {child: indexes(links[child] & lower) for child in neighbours}
+    lists: list[list[int]] = []
     near = [bits | 1 << number for number, bits in enumerate(links)]
     sources = links[ourself]
     nearer = sources | 1 << ourself
@@ -116,16 +117,17 @@ def broadcast_children(ourself: int, links: Sequence[int]) -> dict[int, list[int
         sources &= ~nearer
         nearer |= sources
         if sources:
-            near = _one_link_wider(near, links)
+            lists = lists or [indexes(bits) for bits in links]
+            near = _one_link_wider(near, lists)
     return children
 
 
-def _one_link_wider(near: Sequence[int], links: Sequence[int]) -> list[int]:
-    everybody = (1 << len(links)) - 1
+def _one_link_wider(near: Sequence[int], neighbours: Sequence[Sequence[int]]) -> list[int]:
+    everybody = (1 << len(near)) - 1
     wider = []
-    for bits, neighbours in zip(near, links, strict=True):
+    for bits, ours in zip(near, neighbours, strict=True):
         if bits != everybody:
-            for neighbour in indexes(neighbours):
+            for neighbour in ours:
                 bits |= near[neighbour]
         wider.append(bits)
     return wider

@@ -10,6 +10,7 @@ address of a peer at a time, and only below the connection limit.
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import AddressValueError, IPv6Address
 from random import Random
 
 from router.mesh.connection import address_text
@@ -49,13 +50,7 @@ def parse_address(text: str, default_port: int) -> Address:
     """Take "host", "host:port", "[v6]:port" or a bare IPv6 address. Raises `UsageError`."""
     stripped = text.strip()
     host, port_text = _split(stripped)
-    well_formed = (
-        0 < len(host) <= 253
-        and all(character.isalnum() or character in ".-_:%" for character in host)
-        and host.isascii()
-        and not host.startswith("-")
-        and (":" not in host or host.count(":") >= 2)
-    )
+    well_formed = _is_ipv6(host) if ":" in host else _is_host_name(host)
     if not well_formed:
         raise UsageError(f"{text!r} is not an address: expected HOST, HOST:PORT or [IPV6]:PORT")
     if port_text is None:
@@ -63,6 +58,24 @@ def parse_address(text: str, default_port: int) -> Address:
     if not (port_text.isascii() and port_text.isdigit() and 0 < int(port_text[:6]) <= 65535):
         raise UsageError(f"{text!r} has no valid port: expected a number from 1 to 65535")
     return Address(host.lower(), int(port_text))
+
+
+def _is_host_name(text: str) -> bool:
+    """Or an IPv4 address. Whether it exists is for the resolver to say."""
+    return (
+        0 < len(text) <= 253
+        and text.isascii()
+        and all(character.isalnum() or character in ".-_" for character in text)
+        and not text.startswith("-")
+    )
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except AddressValueError:
+        return False
+    return text.isascii() and text.isprintable()
 
 
 def _split(text: str) -> tuple[str, str | None]:

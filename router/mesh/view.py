@@ -67,6 +67,8 @@ class View:
         self._claimed_version = 0
         self._outbid_at = NEVER.at
         self._outbid_again_at = now
+        self._is_contested = False
+        """Since we outbid last; several neighbours may tell us of the same claim."""
         self._carries_traffic = bool(adopted)
         self._disputed_since: float | None = None
         self._awaited = {peer.name: None for peer in adopted}
@@ -180,12 +182,16 @@ class View:
     def _answer_claim(self, uid: PeerUid, version: int, now: float) -> list[ViewEffect]:
         self._claimed_version = max(self._claimed_version, version)
         self._outbid_at = min(self._outbid_at, max(now, self._outbid_again_at))
-        warning = None if uid == self.ours.uid else self._clones.contested(uid, now)
+        if uid == self.ours.uid or self._is_contested:
+            return []
+        self._is_contested = True
+        warning = self._clones.contested(uid, now)
         return [] if warning is None else [LogLine("warning", warning)]
 
     def _outbid(self, now: float) -> None:
         self._outbid_at = NEVER.at
         self._outbid_again_at = now + OUTBID_AGAIN_S
+        self._is_contested = False
         self._publish(self.ours, now)
 
     def _settle_short_id(self, now: float) -> None:

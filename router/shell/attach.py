@@ -13,6 +13,7 @@ the filter's sets hold the addresses. A restarted router reads them back with `a
 import errno
 import hashlib
 import json
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -46,6 +47,7 @@ from router.shell.netlink import (
     links,
     netlink,
     remove_address,
+    routes,
     set_sysctl,
 )
 from weavepy.base.errors import UsageError
@@ -54,16 +56,6 @@ PREFIX = "vethw"
 ALIAS_PREFIX = "weavepy:"
 MAX_ALIAS_BYTES = 254
 """The kernel's IFALIASZ, less the terminating zero that pyroute2 adds."""
-
-FORWARDING_TIMEOUT_S = 2.0
-"""How long a new port may take to come up; normally it is a few milliseconds."""
-
-MULTICAST = "224.0.0.0"
-
-
-class NotAttached(HostError):
-    pass
-
 
 @dataclass(frozen=True, slots=True)
 class AttachmentFacts:
@@ -108,6 +100,7 @@ def attach(
             link = None
         assigned: frozenset[IpInterface] = frozenset()
         if link is None:
+            _sweep(route, filters, master, owner)
             mac = mac or random_mac()
             alias = _alias(owner, interface, mac, namespace)
         else:
@@ -131,16 +124,16 @@ def attach(
             undo.callback(_restore, filters, host_interface, before)
             filters.allow(port)
         if link is None:
-            undo.callback(_delete_link, host_interface)
-            _make_pair(route, descriptor, host_interface, interface, mac, mtu_bytes)
+            undo.callback(delete_link, host_interface)
+            make_pair(route, descriptor, host_interface, interface, mac, mtu_bytes)
             link = required(route, host_interface)
             route.link("set", index=link.index, ifalias=alias)
         added: list[IpInterface] = []
-        undo.callback(_remove_inside, descriptor, interface, added)
-        namespaces.run_inside(descriptor, lambda: _configure(interface, port.addresses, added))
+        undo.callback(remove_inside, descriptor, interface, added)
+        namespaces.run_inside(descriptor, lambda: configure(interface, port.addresses, added))
         add_port(route, master, link)
-        _await_forwarding(route, host_interface)
-        new = [address.ip for address in _sorted(added)]
+        await_forwarding(route, host_interface)
+        new = [address.ip for address in in_order(added)]
         namespaces.run_inside(descriptor, lambda: announce(interface, port.mac, new))
         undo.pop_all()
     return AttachmentFacts(
@@ -149,7 +142,7 @@ def attach(
         interface,
         host_interface,
         mac,
-        _sorted(port.addresses),
+        in_order(port.addresses),
         alive=True,
         filtered=filters is not None,
     )
@@ -176,7 +169,7 @@ def attachments(bridge: str, filters: Filters | None) -> list[AttachmentFacts]:
                     interface,
                     link.name,
                     mac,
-                    _sorted(port.addresses if port else _inside(namespace, interface)),
+                    in_order(port.addresses if port else _inside(namespace, interface)),
                     alive=_leads_to(route, namespace, link),
                     filtered=port is not None,
                 )
@@ -192,13 +185,13 @@ def detach(
     leaving = tuple(address for address in facts.addresses if address not in remaining)
     with explained(f"detaching {facts.owner}"):
         if not remaining:
-            _delete_link(facts.host_interface)
+            delete_link(facts.host_interface)
             if filters is not None:
                 filters.forbid([facts.host_interface])
         elif leaving:
             if facts.alive:
                 with namespaces.opened(facts.namespace) as descriptor:
-                    _remove_inside(descriptor, facts.interface, leaving)
+                    remove_inside(descriptor, facts.interface, leaving)
             if filters is not None:
                 filters.allow(Port(facts.host_interface, facts.mac, frozenset(remaining)))
     return leaving
@@ -207,10 +200,10 @@ def detach(
 def set_mtu(facts: AttachmentFacts, mtu_bytes: int) -> None:
     """Both ends; only the host's where the path does not lead to the namespace any more."""
     with explained(f"setting the MTU of {facts.owner}"):
-        _set_link_mtu(facts.host_interface, mtu_bytes)
+        set_link_mtu(facts.host_interface, mtu_bytes)
         if facts.alive:
             with namespaces.opened(facts.namespace) as descriptor:
-                namespaces.run_inside(descriptor, lambda: _set_link_mtu(facts.interface, mtu_bytes))
+                namespaces.run_inside(descriptor, lambda: set_link_mtu(facts.interface, mtu_bytes))
 
 
 def host_interface_name(bridge: str, descriptor: int, interface: str) -> str:
@@ -223,6 +216,28 @@ def host_interface_name(bridge: str, descriptor: int, interface: str) -> str:
 # --- steps of attaching ------------------------------------------------------------------------
 
 
+def _sweep(route: Any, filters: Filters | None, master: Link, owner: str) -> None:
+    """Before something new comes, clear away what has had its day.
+
+    That is filters of veths that vanished with their namespaces, and an attachment of this owner
+    in a namespace that its path has left (it may still run, and would have the same addresses).
+    """
+    present = links(route)
+    names = {link.name for link in present}
+    for link in present:
+        known = _parse_alias(link.alias)
+        if (
+            known is not None
+            and known[0] == owner
+            and link.master == master.index
+            and not _leads_to(route, known[3], link)
+        ):
+            delete_link(link.name)
+            names.discard(link.name)
+    if filters is not None:
+        filters.forbid(sorted(filters.ports().keys() - names))
+
+
 def _check_lengths(assigned: Iterable[IpInterface], wanted: Iterable[IpInterface]) -> None:
     lengths = {address.ip: address for address in assigned}
     for address in wanted:
@@ -233,60 +248,6 @@ def _check_lengths(assigned: Iterable[IpInterface], wanted: Iterable[IpInterface
             )
 
 
-def _make_pair(
-    route: Any, descriptor: int, host_interface: str, interface: str, mac: str, mtu_bytes: int
-) -> None:
-    """Offloads stay as veth has them (all on): large frames reach the tap in one piece."""
-    peer = {"ifname": interface, "net_ns_fd": descriptor, "address": mac, "mtu": mtu_bytes}
-    try:
-        route.link("add", ifname=host_interface, kind="veth", mtu=mtu_bytes, peer=peer)
-    except NetlinkError as error:
-        if error.code == errno.EEXIST:
-            raise InterfaceTaken(
-                f"the container already has an interface {interface} that is not ours: choose "
-                "another name"
-            ) from error
-        raise
-
-
-def _configure(interface: str, wanted: Iterable[IpInterface], added: list[IpInterface]) -> None:
-    """Runs inside the container. Notes in `added` what it adds, also if it then fails."""
-    if any(isinstance(address, IPv6Interface) for address in wanted):
-        set_sysctl(f"ipv6/conf/{interface}/disable_ipv6", 0)
-    for setting, value in (("accept_dad", 0), ("dad_transmits", 0), ("addr_gen_mode", 0)):
-        set_sysctl(f"ipv6/conf/{interface}/{setting}", value)
-    set_sysctl(f"ipv4/conf/{interface}/promote_secondaries", 1)
-    with netlink() as route:
-        link = find_link(route, interface)
-        if link is None:
-            raise NoSuchInterface(
-                f"the interface {interface} has vanished from the container: try again"
-            )
-        for address in _sorted(wanted):
-            if add_address(route, link.index, address):
-                added.append(address)
-        if not link.up:
-            route.link("set", index=link.index, state="up")
-        if any(isinstance(address, IPv4Interface) for address in wanted):
-            _add_multicast_route(route, link.index)
-
-
-def _add_multicast_route(route: Any, index: int) -> None:
-    """Multicast goes over the overlay, unless the container already sends some elsewhere."""
-    for entry in route.get_routes(family=2):
-        destination = entry.get_attr("RTA_DST") or ""
-        if entry["dst_len"] >= 4 and 224 <= int(destination.split(".")[0]) <= 239:
-            return
-    route.route("add", dst=f"{MULTICAST}/4", oif=index, scope="link")
-
-
-def _await_forwarding(route: Any, host_interface: str) -> None:
-    """A port passes frames a moment after it is up. If it never does, ping will tell."""
-    give_up_at = time.monotonic() + FORWARDING_TIMEOUT_S
-    while not required(route, host_interface).operational and time.monotonic() < give_up_at:
-        time.sleep(0.002)
-
-
 # --- undoing -----------------------------------------------------------------------------------
 
 
@@ -295,32 +256,6 @@ def _restore(filters: Filters, host_interface: str, before: Port | None) -> None
         filters.forbid([host_interface])
     else:
         filters.allow(before)
-
-
-def _delete_link(name: str) -> None:
-    with netlink() as route:
-        link = find_link(route, name)
-        if link is not None:
-            _ignoring_absence(lambda: route.link("del", index=link.index))
-
-
-def _remove_inside(descriptor: int, interface: str, unwanted: Iterable[IpInterface]) -> None:
-    def remove() -> None:
-        with netlink() as route:
-            link = find_link(route, interface)
-            if link is not None:
-                for address in unwanted:
-                    remove_address(route, link.index, address)
-
-    namespaces.run_inside(descriptor, remove)
-
-
-def _ignoring_absence(work: Callable[[], object]) -> None:
-    try:
-        work()
-    except NetlinkError as error:
-        if error.code != errno.ENODEV:
-            raise
 
 
 # --- reading back ------------------------------------------------------------------------------
@@ -354,22 +289,16 @@ def _assigned(
     port = filters.ports().get(host_interface) if filters is not None else None
     if port is not None:
         return port.addresses
-    return frozenset(namespaces.run_inside(descriptor, lambda: _addresses_of(interface)))
+    return frozenset(namespaces.run_inside(descriptor, lambda: addresses_of(interface)))
 
 
 def _inside(namespace: Path, interface: str) -> list[IpInterface]:
     """For lack of a filter that knows, what the container has; nothing if it is gone."""
     try:
         with namespaces.opened(namespace) as descriptor:
-            return namespaces.run_inside(descriptor, lambda: _addresses_of(interface))
+            return namespaces.run_inside(descriptor, lambda: addresses_of(interface))
     except HostError:
         return []
-
-
-def _addresses_of(interface: str) -> list[IpInterface]:
-    with netlink() as route:
-        link = find_link(route, interface)
-        return addresses(route, link.index) if link is not None else []
 
 
 def _leads_to(route: Any, namespace: Path, link: Link) -> bool:
@@ -379,14 +308,3 @@ def _leads_to(route: Any, namespace: Path, link: Link) -> bool:
     except HostError:
         return False
     return bool(answer["nsid"] == link.peer_namespace_id)
-
-
-def _set_link_mtu(name: str, mtu_bytes: int) -> None:
-    with netlink() as route:
-        link = find_link(route, name)
-        if link is not None and link.mtu_bytes != mtu_bytes:
-            route.link("set", index=link.index, mtu=mtu_bytes)
-
-
-def _sorted(unsorted: Iterable[IpInterface]) -> tuple[IpInterface, ...]:
-    return tuple(sorted(unsorted, key=lambda it: (it.version, int(it.ip), it.network.prefixlen)))

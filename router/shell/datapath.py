@@ -144,7 +144,8 @@ class DatapathLink:
                 loop.add_writer(self._socket.fileno(), self._write)
                 return
             except OSError:
-                return  # the reader hears of it and reports
+                self._unsent.clear()  # the reader hears of it and reports
+                break
             del self._unsent[0]
         loop.remove_writer(self._socket.fileno())
 

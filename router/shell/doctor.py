@@ -19,6 +19,7 @@ from pathlib import Path
 from router.shell import probes
 from router.shell.namespaces import run_in_new
 from router.shell.netlink import HostError, get_sysctl
+from router.shell.nftables import chain_policy
 from router.shell.underlay import NoUnderlay, interfaces, overlay_mtu, underlay_mtu
 from weavepy.base.settings import DEFAULT_PORT, HTTP_PORT
 
@@ -81,7 +82,7 @@ EXPERIMENTS = (
         "containers get no way out through `expose`",
     ),
     Experiment("ipset", probes.ipset, "nothing: weavepy uses nftables' own sets"),
-    Experiment("tc netem", probes.netem, "`lab link --loss/--delay` is emulated or refused"),
+    Experiment("tc netem", probes.netem, "nothing: `weavepy lab` brings its own loss and delay"),
     Experiment("tc tbf", probes.tbf, "`lab link --rate` is refused"),
     Experiment("BPF", probes.bpf, "nothing yet: reserved for a faster path"),
     Experiment("IPv6", probes.ipv6, "no IPv6 addresses in the overlay or the underlay", True),
@@ -168,19 +169,22 @@ def _finding(experiment: Experiment, present: bool | None, note: str) -> Finding
 
 
 def _bridge_netfilter() -> Iterator[Finding]:
-    call = get_sysctl("bridge/bridge-nf-call-iptables")
-    if call is None:
-        yield Finding("br_netfilter", OK, "not loaded: bridged packets skip iptables", "")
-    elif call == 0:
-        yield Finding("br_netfilter", OK, "there, off", "")
-    else:
-        yield Finding(
-            "br_netfilter",
-            OK,
-            "there, on: bridged packets pass iptables' FORWARD",
-            "some throughput; and a FORWARD policy of DROP (Docker) would cut containers on one "
-            "bridge off unless `iptables -I FORWARD -i weave -o weave -j ACCEPT`",
-        )
+    """Docker sets the FORWARD policy to DROP, and with br_netfilter that covers bridges too."""
+    subject = "br_netfilter"
+    if not get_sysctl("bridge/bridge-nf-call-iptables"):
+        yield Finding(subject, OK, "not there or off: bridged packets skip iptables", "")
+        return
+    detail = "on: bridged packets pass iptables' FORWARD chain"
+    if chain_policy("ip", "filter", "FORWARD") != "drop":
+        yield Finding(subject, OK, detail, "some throughput between containers")
+        return
+    yield Finding(
+        subject,
+        WARN,
+        f"{detail}, whose policy is DROP",
+        "containers cannot reach each other until you "
+        "`iptables -I FORWARD -i weave -o weave -j ACCEPT`",
+    )
 
 
 # --- network -------------------------------------------------------------------------------------

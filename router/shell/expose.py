@@ -9,6 +9,7 @@ Forwarding is switched on for the bridge and for the interface of the default ro
 whole host, and never switched off again: others may have come to rely on it.
 """
 
+import socket
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
@@ -26,6 +27,7 @@ from router.shell.netlink import (
     links,
     netlink,
     remove_address,
+    routes,
     set_sysctl,
 )
 from router.shell.nftables import NftMissing, list_table, run_transaction, set_elements
@@ -120,10 +122,12 @@ def _masquerade(bridge: str, present: Iterable[IpInterface]) -> None:
 def _enable_forwarding(route: Any, bridge: str, wanted: Iterable[IpInterface]) -> None:
     names = {link.index: link.name for link in links(route)}
     if any(isinstance(address, IPv4Interface) for address in wanted):
-        for name in [bridge, *_default_route_interfaces(route, 2, names)]:
+        for name in [bridge, *_default_route_interfaces(route, socket.AF_INET, names)]:
             set_sysctl(f"ipv4/conf/{name}/forwarding", 1)
     if any(isinstance(address, IPv6Interface) for address in wanted):
-        _enable_forwarding6(bridge, _default_route_interfaces(route, 10, names), names.values())
+        _enable_forwarding6(
+            bridge, _default_route_interfaces(route, socket.AF_INET6, names), names.values()
+        )
 
 
 def _enable_forwarding6(bridge: str, outside: Iterable[str], all_names: Iterable[str]) -> None:
@@ -145,7 +149,7 @@ def _enable_forwarding6(bridge: str, outside: Iterable[str], all_names: Iterable
 
 def _default_route_interfaces(route: Any, family: int, names: dict[int, str]) -> list[str]:
     found: dict[str, None] = {}
-    for entry in route.get_routes(family=family):
+    for entry in routes(route, family):
         index = entry.get_attr("RTA_OIF")
         if entry["dst_len"] == 0 and entry["table"] == 254 and index in names:
             found[names[index]] = None

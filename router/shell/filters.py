@@ -149,9 +149,7 @@ class Filters:
 
     def forbid(self, host_interfaces: Iterable[str]) -> None:
         """Forget these ports. The interfaces should be gone: without a filter, all may pass."""
-        gone: set[tuple[str, str]] = set()
-        for host_interface in host_interfaces:
-            gone |= self._present(host_interface)
+        gone = self._present(*host_interfaces)
         if gone:
             self._commit([f"delete element {self._in(name, value)}" for name, value in gone])
 
@@ -164,13 +162,14 @@ class Filters:
             )
         )
 
-    def _present(self, host_interface: str) -> set[tuple[str, str]]:
-        objects = list_table("bridge", self._table) or []
+    def _present(self, *host_interfaces: str) -> set[tuple[str, str]]:
+        """The elements of these ports, as (set, element)."""
+        objects = (list_table("bridge", self._table) or []) if host_interfaces else []
         found = set()
         for name in SETS:
             for value, comment in set_elements(objects, name):
                 parts = [value] if isinstance(value, str) else value
-                if parts[0] != host_interface:
+                if parts[0] not in host_interfaces:
                     continue
                 if name == "target6":
                     parts = [*parts[:2], hex(int(parts[2], 0))]

@@ -16,7 +16,7 @@ from router.shell import expose as exposing
 from router.shell import namespaces
 from router.shell.attach import AttachmentFacts
 from router.shell.filters import MESH_PORTS, Filters
-from router.shell.netlink import HostError, IpInterface, explained, find_link, links, netlink
+from router.shell.netlink import HostError, IpInterface
 
 __all__ = ["AttachmentFacts", "Host"]
 
@@ -103,14 +103,6 @@ class Host:
     def attachments(self) -> list[AttachmentFacts]:
         return attaching.attachments(self.bridge, self._filters)
 
-    def prune(self) -> None:
-        """Forget the filters of veths that vanished together with their namespaces."""
-        if self._filters is None:
-            return
-        with explained("listing interfaces"), netlink() as route:
-            present = {link.name for link in links(route)}
-        self._filters.forbid(sorted(self._filters.ports().keys() - present))
-
     def dropped(self) -> dict[str, int]:
         """Frames of containers that filters dropped, by reason."""
         return self._filters.dropped() if self._filters is not None else {}
@@ -145,8 +137,3 @@ class Host:
             # The namespace is gone, so the path as it was recorded has to do.
             return [facts for facts in found if facts.namespace == namespace]
         return [facts for facts in found if facts.host_interface in names]
-
-    def exists(self) -> bool:
-        """Whether the bridge is there."""
-        with explained(f"looking for the bridge {self.bridge}"), netlink() as route:
-            return find_link(route, self.bridge) is not None

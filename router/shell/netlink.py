@@ -22,7 +22,7 @@ that its message classes list are used here.
 import asyncio
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
@@ -36,11 +36,15 @@ from weavepy.base.errors import WeavepyError
 
 IpInterface = IPv4Interface | IPv6Interface
 
+NLM_F_DUMP_INTR = 0x10
 IFA_F_NODAD = 0x02
 SCOPE_LINK = 253
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
 MAX_INTERFACE_NAME_LENGTH = 15
+
+MAX_DUMPS = 50
+"""How often a table is read again because it changed meanwhile; a dump takes milliseconds."""
 
 _iproute: Any = IPRoute
 
@@ -113,8 +117,25 @@ def refusal(doing: str, code: int) -> HostError:
     return KernelRefused(f"{doing}: the kernel refused: {os.strerror(code)}", code)
 
 
+def dumped(dump: Callable[[], Iterable[Any]]) -> list[Any]:
+    """Read a whole table: again, if the kernel marks it as changed in the middle.
+
+    pyroute2 passes the mark on with each message and does nothing about it.
+    """
+    for _ in range(MAX_DUMPS):
+        messages = list(dump())
+        if not any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages):
+            return messages
+    raise HostError("the kernel's network tables change faster than they can be read: try again")
+
+
 def links(route: Any) -> list[Link]:
-    return [_link(message) for message in route.get_links()]
+    return [_link(message) for message in dumped(route.get_links)]
+
+
+def routes(route: Any, family: int) -> list[Any]:
+    """Of one address family (2 or 10), as pyroute2's messages."""
+    return dumped(lambda: route.get_routes(family=family))
 
 
 def find_link(route: Any, name: str) -> Link | None:
@@ -129,7 +150,7 @@ def find_link(route: Any, name: str) -> Link | None:
 def addresses(route: Any, index: int) -> list[IpInterface]:
     """Of one interface, without link-local ones: those configured, not those self-assigned."""
     found = []
-    for message in route.get_addr(index=index):
+    for message in dumped(lambda: route.get_addr(index=index)):
         if message["index"] != index or message["scope"] == SCOPE_LINK:
             continue
         address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")

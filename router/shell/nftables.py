@@ -39,6 +39,20 @@ def list_table(family: str, table: str) -> list[dict[str, Any]] | None:
     return objects
 
 
+def chain_policy(family: str, table: str, chain: str) -> str:
+    """ "accept" or "drop"; empty if there is no such base chain, or it cannot be seen."""
+    try:
+        status, output, _ = _run(["-j", "list", "chain", family, table, chain], "")
+    except HostError:
+        return ""
+    if status != 0:
+        return ""
+    for entry in json.loads(output)["nftables"]:
+        if "chain" in entry:
+            return str(entry["chain"].get("policy", ""))
+    return ""
+
+
 def set_elements(objects: list[dict[str, Any]], name: str) -> list[tuple[Any, str]]:
     """The (value, comment) pairs of one set; a concatenation is a list, a prefix a dict."""
     for entry in objects:

@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from router.mesh.effects import CloseLink, Dial, LinkId, SendBytes
 
@@ -168,11 +167,10 @@ class _Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
-        peer: Callable[[str], tuple[str, int]] = transport.get_extra_info
-        host, port = peer("peername")[:2]
+        # uvloop's transport is not a subclass of asyncio's, but it has all of its methods.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
+        host, port = self._transport.get_extra_info("peername")[:2]
         self._shell.connected(self, host, port)
 
     def data_received(self, data: bytes) -> None:

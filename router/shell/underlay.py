@@ -5,6 +5,7 @@ a fixed step. The step leaves room for the largest header that any way of carryi
 needs, with some to spare: outer IPv6 40 + UDP 8 + record header and tag + inner Ethernet 14.
 """
 
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -12,7 +13,7 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from router.shell.netlink import HostError, Link, addresses, explained, links, netlink
+from router.shell.netlink import HostError, Link, addresses, explained, links, netlink, routes
 
 OVERHEAD_BYTES = 100
 MINIMUM_OVERLAY_MTU_BYTES = 1280
@@ -128,8 +129,8 @@ def _leading_out(route: Any, all_links: Sequence[Link], ours: Sequence[str]) -> 
         return hardware
     default = {
         entry.get_attr("RTA_OIF")
-        for family in (2, 10)
-        for entry in route.get_routes(family=family)
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for entry in routes(route, family)
         if entry["dst_len"] == 0 and entry["table"] == MAIN_TABLE
     }
     routed = [link for link in up if link.index in default]

@@ -152,7 +152,8 @@ class Engine:
         start = self._frame_at
         end = HEADROOM_BYTES + length
         frame = self.buffer[start:end]
-        destination = self.switch.from_bridge(bytes(frame[:6]), bytes(frame[6:12]), now)
+        macs = bytes(frame[:12])
+        destination = self.switch.from_bridge(macs[:6], macs[6:], now)
         if destination < 0:
             self.drop(REASONS[destination])
             return

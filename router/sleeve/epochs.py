@@ -5,10 +5,10 @@ in on it: now we know that the other end has it too, and the newest confirmed ep
 send on. So no change of keys can lose a frame, whoever began it, in whatever order the two ends
 learn of it, and however many happen at once.
 
-An old epoch goes when the peer has stopped using it for 10 s, and not before: the two ends may
-for a while disagree on which epoch is the newest (each counts in its own order), and then each
-still understands the other. An epoch that the other end never confirms is given up after a
-minute during which the session worked without it.
+An old epoch goes when the peer could have used it for 10 s and did not, and not before: the two
+ends may for a while disagree on which epoch is the newest (each counts in its own order), and
+then each still understands the other. An epoch that the other end never confirms is given up
+after a minute during which the session worked without it.
 """
 
 import math
@@ -80,8 +80,10 @@ class Generation:
     """Sent while not yet confirmed."""
     confirmed: bool = False
     heard_at: float = -math.inf
-    unused_since: float = math.inf
-    """When we ceased to send on it; never, so far."""
+    proof_at: float = -math.inf
+    """When we last knew that the peer heard us on it."""
+    unused_since: float = -math.inf
+    """When we ceased to send on it."""
     acceptance: "Acceptance | None" = None
     """Our answer to the peer's offer to go on from this epoch, to be repeated if it asks again."""
     successor: "Generation | None" = None
@@ -102,6 +104,7 @@ class Epochs:
         self._last_number = 0
         self._ids: dict[bytes, None] = {}
         """Of all epochs that were added, the latest last."""
+        self._interrupted_until = -math.inf
         self.sending: Generation | None = None
 
     def __iter__(self) -> Iterator[Generation]:
@@ -172,10 +175,17 @@ class Epochs:
         if former is not None and former.number > generation.number:
             generation.unused_since = now
             return False
-        if former is not None:
-            former.unused_since = now
-        self.sending = generation
+        self.send_on(generation, now)
         return True
+
+    def send_on(self, generation: Generation, now: float) -> None:
+        if self.sending is not None:
+            self.sending.unused_since = now
+        self.sending = generation
+
+    def note_interruption(self, now: float) -> None:
+        """The two ends did not hear each other, so nobody could use any epoch until now."""
+        self._interrupted_until = now
 
     def remove(self, generation: Generation) -> None:
         self._by_number.pop(generation.number, None)
@@ -199,7 +209,8 @@ class Epochs:
         if generation is self.sending:
             return math.inf
         if generation.confirmed:
-            return max(generation.heard_at, generation.unused_since) + OLD_EPOCH_S
+            used_at = max(generation.heard_at, generation.unused_since, self._interrupted_until)
+            return used_at + OLD_EPOCH_S
         give_up_at = generation.installed_at + UNCONFIRMED_EPOCH_S
         worked = self.sending is not None and self.sending.heard_at >= give_up_at - OLD_EPOCH_S
         return give_up_at if worked else math.inf

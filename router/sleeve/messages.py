@@ -68,7 +68,10 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstallEpoch(msgspec.Struct, frozen=True, tag=True):
-    """Add a session or give it a new generation of keys. The endpoint may be a mere guess."""
+    """Add a session or give it a new generation of keys. The endpoint may be a mere guess.
+
+    The short id is 0 while it is not known; `InstallRoutes` tells it later.
+    """
 
     peer: str
     short_id: int

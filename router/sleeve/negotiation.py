@@ -104,6 +104,7 @@ class Negotiator:
 
     def __init__(self, adopted: Sequence[SessionReport], rng: Random) -> None:
         self._rng = rng
+        self._datapath_pid = 0
         self._controls: dict[PeerName, _Control] = {}
         self._up: dict[PeerName, None] = {
             PeerName(session.peer): None for session in adopted if session.up
@@ -214,9 +215,11 @@ class Negotiator:
                 effects.append(OverlayUp(peer))
             if not up and peer not in self._controls:
                 effects.append(TellDatapath(RemoveSession(peer)))
-        for peer, control in self._controls.items():
-            if peer not in sessions:
-                effects += self._open(peer, control, now)
+        if snapshot.pid != self._datapath_pid:  # another process: what we agreed on is lost
+            self._datapath_pid = snapshot.pid
+            for peer, control in self._controls.items():
+                if peer not in sessions:
+                    effects += self._open(peer, control, now)
         return effects
 
     def _lost(self, peer: PeerName, reason: str) -> list[NegotiationEffect]:

@@ -16,7 +16,6 @@ records itself, with the same counter. It never sends data while `sending` is No
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -29,6 +28,16 @@ from router.sleeve.control import (
     Probe,
     decode_control,
     encode_control,
+)
+from router.sleeve.effects import (
+    CameUp,
+    Listen,
+    PathMtuFound,
+    Roamed,
+    SendControl,
+    SessionEffect,
+    Unlisten,
+    WentDown,
 )
 from router.sleeve.epochs import Endpoint, Epochs, Generation, ReceiveEpoch, SendEpoch
 from router.sleeve.format import ip_overhead_of, overlay_mtu_of
@@ -69,6 +78,12 @@ STALL_S = 1.0
 """A time-out that is handled later than this shows that this process stood still, and then it
 is no wonder that nothing was heard."""
 
+INTERRUPTION_S = 2.0
+"""Nothing was heard for this long: no epoch counts as unused for what happened meanwhile."""
+
+UNHEARD_EPOCH_S = 1.5
+"""When the probes of the epoch in use were unanswered for this long, is another one heard?"""
+
 _MAX_RTT_S = 10.0
 """An answer later than this proves nothing about now."""
 
@@ -77,55 +92,6 @@ _FLOW_S = 1.5
 
 _QUIET_S = 1.0
 """If the newest epoch heard was silent this long, the peer is using an older one."""
-
-
-@dataclass(frozen=True, slots=True)
-class SendControl:
-    """Seal this as a control record of the epoch (counter and all) and send it there."""
-
-    epoch: SendEpoch
-    payload: bytes
-    datagram_bytes: int
-    """How long the UDP payload shall be, by zero bytes after the payload; 0: no padding."""
-    endpoint: Endpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """From now on datagrams may come in under this epoch's index."""
-
-    epoch: ReceiveEpoch
-
-
-@dataclass(frozen=True, slots=True)
-class Unlisten:
-    local_index: int
-
-
-@dataclass(frozen=True, slots=True)
-class CameUp:
-    endpoint: Endpoint
-
-
-@dataclass(frozen=True, slots=True)
-class WentDown:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Roamed:
-    """The peer was heard at another address than before."""
-
-    endpoint: Endpoint
-
-
-@dataclass(frozen=True, slots=True)
-class PathMtuFound:
-    path_mtu_bytes: int
-    overlay_mtu_bytes: int
-
-
-SessionEffect = SendControl | Listen | Unlisten | CameUp | WentDown | Roamed | PathMtuFound
 
 
 class Session:
@@ -238,7 +204,7 @@ class Session:
             case Probe() as probe:
                 effects += self._handle_probe(probe, generation, endpoint, datagram_bytes, now)
             case Answer() as answer:
-                effects += self._handle_answer(answer, now)
+                effects += self._handle_answer(answer, generation, now)
             case Offer() as offer:
                 effects += self._handle_offer(offer, generation, endpoint, now)
             case Acceptance() as acceptance:
@@ -261,9 +227,13 @@ class Session:
         if now - self._deadline.at > STALL_S:
             self._grace_until = now + PROBE_INTERVAL_S
             self._probe_at = min(self._probe_at, now)
+            self._generations.note_interruption(now)
+        elif now - self._heard_at > INTERRUPTION_S:
+            self._generations.note_interruption(now)
         effects: list[SessionEffect] = self._check_liveness(now)
         for generation in self._generations.expire(now):
             effects += self._retire(generation)
+        self._leave_unheard_epoch(now)
         effects += self._confirm_probes(now)
         effects += self._probe_if_due(now)
         effects += self._probe_path_if_due(now)
@@ -319,6 +289,24 @@ class Session:
         self._probe_at = now
         return self._probe_if_due(now) + self._come_up_if_proven(now)
 
+    def _leave_unheard_epoch(self, now: float) -> None:
+        """Send on another epoch if the peer does not hear the one in use, but does hear that one.
+
+        It may have dropped ours, after each of us took another epoch for the newest.
+        """
+        sending = self._generations.sending
+        if sending is None or self.sending is None:
+            return
+        heard_until = max(sending.proof_at, self._sending_since)
+        if now < heard_until + UNHEARD_EPOCH_S:
+            return
+        best = max(self._generations, key=lambda one: one.proof_at)
+        if best.confirmed and best.proof_at > heard_until + PROBE_INTERVAL_S:
+            self._generations.send_on(best, now)
+            self.sending = best.send
+            self._sending_since = now
+            self._probe_at = now
+
     def _roam(self, endpoint: Endpoint, now: float) -> list[SessionEffect]:
         self.endpoint = endpoint
         self._path.handle_path_changed(now)
@@ -340,10 +328,12 @@ class Session:
         answer = encode_control(Answer(probe.sent_at_us, datagram_bytes))
         effects: list[SessionEffect] = [SendControl(generation.send, answer, SMALL, endpoint)]
         if probe.heard_ms != NEVER_HEARD_MS:
-            effects += self._note_proof(now - probe.heard_ms / 1000, now)
+            effects += self._note_proof(generation, now - probe.heard_ms / 1000, now)
         return effects
 
-    def _handle_answer(self, answer: Answer, now: float) -> list[SessionEffect]:
+    def _handle_answer(
+        self, answer: Answer, generation: Generation, now: float
+    ) -> list[SessionEffect]:
         rtt_s = now - answer.sent_at_us / 1e6
         if not -0.001 <= rtt_s <= _MAX_RTT_S:
             return []
@@ -351,18 +341,20 @@ class Session:
         known_ms = self.rtt_ms
         self.rtt_ms = rtt_s * 1000 if known_ms == 0 else 0.875 * known_ms + 0.125 * rtt_s * 1000
         packet_bytes = answer.datagram_bytes + ip_overhead_of(self.endpoint[0])
-        effects = self._note_proof(now, now)
+        effects = self._note_proof(generation, now, now)
         self._path.handle_answer(packet_bytes, rtt_s, now)
         return effects + self._note_path()
 
-    def _note_proof(self, at: float, now: float) -> list[SessionEffect]:
-        """The peer heard us at that time."""
-        if at <= self._proof_at or now - at >= SESSION_DEAD_S:
+    def _note_proof(self, generation: Generation, at: float, now: float) -> list[SessionEffect]:
+        """At that time the peer heard us on this epoch."""
+        if at <= generation.proof_at or now - at >= SESSION_DEAD_S:
             return []
-        self._proof_at = at
-        # A probe that the peer sent has served us too, unless what it says is getting old.
-        since = now if now - at < 1.25 * PROBE_INTERVAL_S else at
-        self._probe_at = since + PROBE_INTERVAL_S * self._rng.uniform(0.85, 1.0)
+        generation.proof_at = at
+        self._proof_at = max(self._proof_at, at)
+        if generation is self._generations.sending:
+            # A probe that the peer sent serves us too, unless what it says is getting old.
+            since = now if now - at < 1.25 * PROBE_INTERVAL_S else at
+            self._probe_at = since + PROBE_INTERVAL_S * self._rng.uniform(0.85, 1.0)
         return self._come_up_if_proven(now)
 
     def _come_up_if_proven(self, now: float) -> list[SessionEffect]:

@@ -134,7 +134,7 @@ class Steering:
     def _install_epoch(self, message: InstallEpoch, now: float) -> None:
         endpoint = _endpoint(message.endpoint_host, message.endpoint_port)
         secret_fits = len(message.epoch.secret) == 32
-        short_id_fits = 0 < message.short_id < MAX_PEERS
+        short_id_fits = 0 <= message.short_id < MAX_PEERS
         if endpoint is None or not secret_fits or not short_id_fits:
             self._engine.drop("bad-epoch-from-router")
             return
@@ -158,7 +158,7 @@ class Steering:
                 self._rng.getrandbits(32),
             )
             self._forwarders[message.peer] = forwarder
-        forwarder.session.short_id = message.short_id
+        forwarder.session.short_id = message.short_id or forwarder.session.short_id
         self._name_forwarders()
         self._perform(forwarder, forwarder.session.install(message.epoch, endpoint, now), now)
 
@@ -173,7 +173,7 @@ class Steering:
 
     def _name_forwarders(self) -> None:
         """Who has which short id: the routes know best, then what came with the epochs."""
-        named = {by.session.short_id: by for by in self._forwarders.values()}
+        named = {by.session.short_id: by for by in self._forwarders.values() if by.session.short_id}
         for short_id, peer in self._routes.short_ids.items():
             forwarder = self._forwarders.get(peer)
             if forwarder is None:

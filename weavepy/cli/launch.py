@@ -4,6 +4,7 @@ Secrets come in through files and standard input and never stand in the argument
 router. What is typed is checked as a whole before anything is read, created or started.
 """
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Callable
@@ -326,7 +327,19 @@ def _show_invitation(words: tuple[str, ...], router: dict[str, Any]) -> int:
     if secret is None:
         raise WeavepyError(
             f"no secret is stored in {options.directories.state}: `weavepy launch` makes one, and"
-            " a mesh with --password-file or --secret-file keeps its secret in that file"
+            " a mesh with --password-file, --secret-file or --insecure is joined with the same"
         )
-    click.echo(invitation(options.with_secret(secret.secret, secret.encrypted), secret.origin))
+    options = options.with_secret(secret.secret, secret.encrypted)
+    click.echo(invitation(_as_running(options), secret.origin))
     return 0
+
+
+def _as_running(options: Options) -> Options:
+    """Prefer what the running router was launched with to what this command was told."""
+    from weavepy.client.api import Api
+
+    try:
+        router = Api(options.directories).status().router
+    except WeavepyError:
+        return options
+    return dataclasses.replace(options, port=router.port, encrypted=router.encrypted)

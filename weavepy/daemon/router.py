@@ -237,12 +237,13 @@ class Router:
         """End it, unless containers are to go on talking until the next router adopts it."""
         for task in self._tasks.values():
             task.cancel()
-        if self._datapath is None:
+        link, snapshot = self._datapath, self.snapshot
+        if link is None:
             return
-        if not self.keep_datapath and self.snapshot is not None:
-            self._datapath.send(Shutdown())
-            await datapath.until_gone(self.snapshot.pid)
-        self._datapath.close()
+        if not self.keep_datapath and snapshot is not None:
+            link.send(Shutdown())
+            await datapath.until_gone(snapshot.pid)
+        link.close()
 
     # --- inputs ------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from weavepy.lab.system import in_namespace
 
-MAX_OUTSTANDING = 64
+MAX_OUTSTANDING = 16
 """Pairs under way at one time: a burst of them must not be what makes them fail."""
 
 ECHO_TIMEOUT_S = 1.0

@@ -12,6 +12,7 @@ from pathlib import Path
 from weavepy.base.errors import WeavepyError
 from weavepy.client import schema
 from weavepy.client.api import Api
+from weavepy.client.http import RouterNotRunning
 from weavepy.lab.plan import Node, Plan
 from weavepy.lab.state import ProcessRecord, State, Store
 from weavepy.lab.system import (
@@ -135,6 +136,8 @@ def attach(store: Store, plan: Plan, node: Node, addresses: list[str]) -> schema
 def status_or_reason(store: Store, host: Node) -> schema.Status | str:
     try:
         return api(store, host, STATUS_TIMEOUT_S).status()
+    except RouterNotRunning:
+        return "no router answers"
     except WeavepyError as error:
         return str(error)
 

@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from ipam.core.effects import PersistedAddress, RunningAddress
+from ipam.core.effects import RunningAddress
 from ipam.core.election import Consensus, Observer, Seed
 from tests.ipam.core.mesh import TestMesh, address, peer_name
 from weavepy.base.errors import UsageError, WeavepyError
@@ -47,7 +47,17 @@ def test_a_peer_without_space_gets_it_from_another() -> None:
     mesh.gossip_round()
     mesh.check_converged()
     full = mesh.allocate(0, "one more")
+    assert "no free address in 10.32.0.0/28 on this host: release" in mesh.error(full)
+
+
+def test_when_all_hosts_are_full_the_error_says_how_many_were_asked() -> None:
+    mesh = TestMesh(2, universe="10.32.0.0/28")
+    for at in (0, 1):
+        for number in range(7):
+            mesh.allocate(at, f"c{at}-{number}")
+    full = mesh.allocate(0, "one more")
     assert "no free address in 10.32.0.0/28 on this host and 1 others" in mesh.error(full)
+    assert mesh.answers[full].kind == "no-space"
 
 
 def test_subnets_are_served_by_whoever_owns_addresses_in_them() -> None:
@@ -342,13 +352,16 @@ def test_while_the_disk_fails_nothing_is_given_and_nothing_told() -> None:
     assert mesh.given(mesh.allocate(0, "a")) is not None
 
 
-def test_rows_stored_for_another_peers_range_are_listed_not_given() -> None:
+def test_what_a_running_container_holds_in_the_range_of_a_peer_is_listed_then_fetched() -> None:
     mesh = TestMesh(2)
     mesh.prime(0)
-    foreign = address("10.32.0.200")
+    mesh.crash(mesh.names[1])
     peer = mesh.peers[mesh.names[0]]
-    rows = [RunningAddress(foreign, "stray", 24)]
-    mesh.perform(mesh.names[0], peer.claim_running(rows, mesh.now))
+    row = RunningAddress(address("10.32.0.200"), "stray", 24)
+    mesh.perform(mesh.names[0], peer.claim_running([row], mesh.now))
     warnings = peer.status(mesh.now).warnings
     assert any("stray runs with 10.32.0.200, which belongs to host2" in line for line in warnings)
-    assert PersistedAddress(foreign, "stray", 24) not in peer.addresses()
+    mesh.restart(mesh.names[1])
+    mesh.run(3)
+    assert [(row.address, row.owner) for row in peer.addresses()] == [(row.address, "stray")]
+    assert not peer.status(mesh.now).warnings

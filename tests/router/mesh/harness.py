@@ -345,9 +345,7 @@ class World:
             if host.sessions.get(remote.peer):
                 host.sessions[remote.peer] = False
                 if host.mesh is not None:
-                    host.do(
-                        host.mesh.handle_overlay_down(remote.peer, "nothing heard", self.now)
-                    )
+                    host.do(host.mesh.handle_overlay_down(remote.peer, "nothing heard", self.now))
 
 
 def mesh_of(*names: str, seed: int = 0, **options: object) -> tuple[World, list[Host]]:

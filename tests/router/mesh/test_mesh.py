@@ -604,3 +604,41 @@ def test_a_dial_that_nobody_answers_is_given_up() -> None:
 def test_addresses_are_written_with_brackets_where_needed() -> None:
     assert address_text("::1", 6783) == "[::1]:6783"
     assert address_text("10.0.0.1", 6783) == "10.0.0.1:6783"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_after_any_trouble_the_mesh_is_whole_again(seed: int) -> None:
+    world, hosts = mesh_of(*"abcdef", seed=seed)
+    rng = Random(seed)
+    settled(world, hosts)
+    for step in range(25):
+        one, other = rng.sample(hosts, 2)
+        trouble = rng.choice(["cut", "heal", "heal", "kill", "crash", "restart", "restart"])
+        if trouble == "cut":
+            world.cut(one, other)
+        elif trouble == "heal":
+            for names in sorted(map(sorted, world.cuts))[:3]:
+                world.heal(*(world.hosts[name] for name in names))
+        elif trouble == "kill" and one.mesh is not None:
+            world.kill(one)
+        elif trouble == "crash":
+            world.kill(one, datapath=True)
+        elif trouble == "restart" and one.mesh is None:
+            one.start(other.name, adopt=bool(one.sessions))
+        if one.mesh is not None:
+            one.announce(b"%s%d" % (one.name.encode(), step))
+        world.run(rng.uniform(0.0, 6.0))
+    for names in sorted(map(sorted, world.cuts)):
+        world.heal(*(world.hosts[name] for name in names))
+    for host in hosts:
+        if host.mesh is None:
+            host.start("a", "b", adopt=bool(host.sessions))
+
+    world.run_until(lambda: is_full(hosts), 120.0)
+    world.run(30.0)
+
+    assert everyone_once(hosts)
+    assert all(len(host.core.peers) == len(hosts) for host in hosts)
+    assert all(host.channel.words == hosts[0].channel.words for host in hosts)
+    assert all(host.core.warnings(world.now) == [] for host in hosts)
+    assert all(len(host.pipes) == len(hosts) - 1 for host in hosts)

@@ -140,7 +140,6 @@ def test_a_failure_half_way_leaves_nothing(world: World) -> None:
 
     assert veths(world) == []
     assert interfaces_in(world, one) == ["lo"]
-    assert world.on_host(lambda: Host().prune()) is None
     assert "10.32.0.1" not in str(world.on_host(lambda: list_table("bridge", "weavepy")))
 
 
@@ -265,12 +264,27 @@ def test_a_namespace_without_its_path_is_reported_dead(world: World) -> None:
     assert veths(world) == []
 
 
-def test_filters_of_vanished_veths_are_pruned(world: World) -> None:
+def test_the_same_owner_in_a_new_namespace_replaces_its_old_self(world: World) -> None:
     one, two = world.add("c1"), world.add("c2")
+    old = world.attach(one, "10.32.0.1/12")
+    world.attach(two, "10.32.0.2/12")
+    with world.inside(one, socket.socket):  # keeps the old namespace alive
+        run("ip", "netns", "del", one.name)
+        run("ip", "netns", "add", one.name)
+
+        new = world.attach(one, "10.32.0.1/12")
+
+        assert new.host_interface != old.host_interface
+        assert [it for it in world.attachments() if it.owner == old.owner] == [new]
+        ping(one, "10.32.0.2")
+
+
+def test_filters_of_vanished_veths_do_not_pile_up(world: World) -> None:
+    one, two, three = world.add("c1"), world.add("c2"), world.add("c3")
     gone, stays = world.attach(one, "10.32.0.1/12"), world.attach(two, "10.32.0.2/12")
     run("ip", "-n", world.host.name, "link", "del", gone.host_interface)
 
-    world.on_host(world.router.prune)
+    world.attach(three, "10.32.0.3/12")
 
     table = str(world.on_host(lambda: list_table("bridge", "weavepy")))
     assert gone.host_interface not in table

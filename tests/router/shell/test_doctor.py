@@ -11,7 +11,8 @@ import pytest
 
 from router.shell import probes
 from router.shell.doctor import EXPERIMENTS, Finding, examine
-from tests.router.shell.conftest import can_make_namespaces, run
+from router.shell.netlink import get_sysctl
+from tests.router.shell.conftest import World, can_make_namespaces, inside, run
 
 KERNEL_OPTIONS = {
     "veth pairs": "CONFIG_VETH",
@@ -109,3 +110,20 @@ def test_an_experiment_that_fails_oddly_is_a_finding_not_a_crash() -> None:
 
     assert probes.attempt(broken) == (False, "odd")
     assert probes.attempt(forbidden) == (None, "Operation not permitted")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("policy", "state"), [("drop", "warn"), ("accept", "ok")])
+def test_a_firewall_that_would_cut_containers_off_is_found(
+    world: World, policy: str, state: str
+) -> None:
+    if get_sysctl("bridge/bridge-nf-call-iptables") is None:
+        pytest.skip("this kernel has no br_netfilter")
+    inside(world.host, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1")
+    chain = f"{{ type filter hook forward priority 0; policy {policy}; }}"
+    inside(world.host, "nft", "add table ip filter")
+    inside(world.host, "nft", f"add chain ip filter FORWARD {chain}")
+
+    found = {it.subject: it for it in world.on_host(examine)}["br_netfilter"]
+
+    assert found.state == state

@@ -3,11 +3,23 @@
 import asyncio
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from router.shell.netlink import KernelRefused, explained, find_link, links, netlink
+from router.shell.netlink import (
+    NLM_F_DUMP_INTR,
+    KernelRefused,
+    dumped,
+    explained,
+    find_link,
+    links,
+    netlink,
+)
+from tests.router.shell.conftest import World
 
 BESIDE_UVLOOP = """
 import asyncio, warnings
@@ -70,3 +82,40 @@ def test_a_refusal_says_what_was_being_done() -> None:
         netlink() as route,
     ):
         route.link("get", ifname="nothere")
+
+
+@pytest.mark.root
+def test_a_table_that_changes_while_it_is_read_is_read_again(world: World) -> None:
+    """Links come and go all the time; what is returned carries the kernel's mark nowhere."""
+    stop = threading.Event()
+    marks: list[bool] = []
+
+    def come_and_go() -> None:
+        with netlink() as route:
+            while not stop.is_set():
+                route.link("add", ifname="coming", kind="bridge")
+                route.link("del", ifname="coming")
+
+    def read() -> None:
+        with netlink() as route:
+            for number in range(60):
+                route.link("add", ifname=f"many{number}", kind="bridge")
+
+            def dump() -> list[Any]:
+                messages = list(route.get_links())
+                marks.append(any(it["header"]["flags"] & NLM_F_DUMP_INTR for it in messages))
+                return messages
+
+            give_up_at = time.monotonic() + 20
+            while True not in marks and time.monotonic() < give_up_at:
+                dumped(dump)
+                assert not marks[-1]
+
+    with ThreadPoolExecutor(1) as other:
+        running = other.submit(world.on_host, come_and_go)
+        try:
+            world.on_host(read)
+        finally:
+            stop.set()
+        running.result(timeout=20)
+    assert True in marks

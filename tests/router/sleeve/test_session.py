@@ -364,6 +364,40 @@ class TestRekey:
         assert offers_of(network.a)
         assert not offers_of(network.b)
 
+    def test_an_epoch_that_the_peer_dropped_is_left_for_one_that_it_hears(self):
+        network = Network()
+        first, second = network.epochs(), network.epochs()
+        for side, order in ((network.a, (first[0], second[0])), (network.b, (second[1], first[1]))):
+            for epoch in order:
+                network.perform(side, side.session.install(epoch, None, network.now))
+        network.run(5)
+        dropped = network.a.session.sending
+        del network.b.listening[dropped.remote_index]
+        network.run(2)
+        assert network.a.session.sending is not dropped
+        assert both_up(network)
+        frames = Frames(network)
+        network.run(20, frames)
+        network.run(1)
+        assert frames.missing() == {"a": [], "b": []}
+
+    def test_an_outage_retires_no_epoch_that_the_peer_still_sends_on(self):
+        network = Network()
+        first, second = network.epochs(), network.epochs()
+        for side, order in ((network.a, (first[0], second[0])), (network.b, (second[1], first[1]))):
+            for epoch in order:
+                network.perform(side, side.session.install(epoch, None, network.now))
+        network.run(5)
+        network.drop = lambda sent: True
+        network.freeze(network.a)
+        network.run(30)
+        network.thaw(network.a, timers_first=True)
+        network.drop = lambda sent: False
+        frames = Frames(network)
+        network.run(30, frames)
+        network.run(1)
+        assert frames.missing() == {"a": [], "b": []}
+
     def test_when_neither_end_is_due_to_offer_one_steps_in(self):
         network = Network()
         for_a, for_b = network.epochs()

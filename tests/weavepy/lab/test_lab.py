@@ -190,7 +190,7 @@ def test_a_host_without_router_is_told_as_such(lab: Lab) -> None:
             lab.router("h1", action)
     status = lab.status()
     assert [host.router_pid for host in status.hosts] == [None, None]
-    assert "not running" in status.hosts[0].reason
+    assert status.hosts[0].reason == "no router answers"
     assert json.dumps([host.containers for host in status.hosts])
 
 
