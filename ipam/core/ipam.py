@@ -44,6 +44,7 @@ from ipam.core.messages import (
     Message,
     Repair,
     SpaceRequest,
+    Update,
     decode_message,
     encode_message,
 )
@@ -295,10 +296,7 @@ class Ipam:
                 self._handed_over = True
                 self._hand_over_again_at = math.inf
         else:
-            self._merge(source, message.update, now)
-            if message.wanted and not self._disk_error:
-                entries = self._replica.in_slices(message.wanted)
-                self._send(source, Repair(self._replica.encode_entries(entries), []))
+            self._handle_repair(source, message, now)
         return self._settle(now)
 
     def handle_peers_changed(self, reachable: Sequence[PeerName], now: float) -> list[IpamEffect]:
@@ -519,6 +517,15 @@ class Ipam:
         granted = not verdict.kind
         self._send(source, Answer(message.id, granted, verdict.kind, verdict.error, update))
 
+    def _handle_repair(self, source: PeerName, message: Repair, now: float) -> None:
+        update = self._merge(source, message.update, now)
+        if update is None or self._disk_error:
+            return
+        told = set(update.entries)
+        entries = [entry for entry in self._replica.in_slices(message.wanted) if entry not in told]
+        if entries:
+            self._send(source, Repair(self._replica.encode_repair(entries), []))
+
     def _wrote(self, entries: Sequence[Entry]) -> None:
         """We changed entries of ours: on disk first, then to everyone."""
         self._save_now = True
@@ -526,16 +533,17 @@ class Ipam:
         for update in self._replica.encode_news(Learnt(entries=list(entries))):
             self._out.append(Announce(RING_CHANNEL, update))
 
-    def _merge(self, source: PeerName, data: bytes, now: float) -> None:
+    def _merge(self, source: PeerName, data: bytes, now: float) -> Update | None:
+        """Join what a peer said; returns it decoded, or None if it is not for us."""
         try:
             update = self._replica.codec.decode(data)
         except ForeignUniverse as error:
             if self._replica.note_foreign_universe(source, error.universe):
                 self._log("warning", self._foreign_text(source, f"range {error.universe}"))
-            return
+            return None
         except ProtocolError as error:
             self._count_malformed(source, error)
-            return
+            return None
         learnt = self._replica.merge(source, update)
         if learnt.foreign_ring:
             what = f"ring {update.ring_id.hex()}"
@@ -550,7 +558,8 @@ class Ipam:
         if update.slices:
             wanted, entries = self._replica.compare_slices(update)
             if wanted and not self._disk_error:
-                self._send(source, Repair(self._replica.encode_entries(entries), wanted))
+                self._send(source, Repair(self._replica.encode_repair(entries), wanted))
+        return update
 
     def _handle_learnt(self, source: PeerName, learnt: Learnt, now: float) -> None:
         if learnt.votes:

@@ -203,6 +203,11 @@ class Replica:
     def encode_entries(self, entries: Sequence[Entry]) -> bytes:
         return self.codec.encode(self._update(entries))
 
+    def encode_repair(self, entries: Sequence[Entry]) -> bytes:
+        """Encode entries alone: who lacks one of ten thousand knows the nicknames."""
+        assert self.ring is not None
+        return self.codec.encode(Update(ring_id=self.ring.ring_id, entries=entries))
+
     # --- merging ---------------------------------------------------------------------------
 
     def merge(self, source: PeerName, update: Update) -> Learnt:

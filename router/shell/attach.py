@@ -10,27 +10,21 @@ so attaching again finds what is there; its alias holds owner, MAC, interface an
 the filter's sets hold the addresses. A restarted router reads them back with `attachments()`.
 """
 
-import errno
 import hashlib
 import json
-import socket
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any
-
-from pyroute2.netlink.exceptions import NetlinkError
 
 from router.shell import namespaces
 from router.shell.announce import announce
 from router.shell.bridge import (
     InterfaceTaken,
-    NoSuchInterface,
     add_port,
     check_interface_name,
+    check_mac,
     random_mac,
     required,
     required_bridge,
@@ -40,15 +34,20 @@ from router.shell.netlink import (
     HostError,
     IpInterface,
     Link,
-    add_address,
-    addresses,
     explained,
     find_link,
     links,
     netlink,
-    remove_address,
-    routes,
-    set_sysctl,
+)
+from router.shell.veth import (
+    addresses_of,
+    await_forwarding,
+    configure,
+    delete_link,
+    in_order,
+    make_pair,
+    remove_inside,
+    set_link_mtu,
 )
 from weavepy.base.errors import UsageError
 
@@ -56,6 +55,7 @@ PREFIX = "vethw"
 ALIAS_PREFIX = "weavepy:"
 MAX_ALIAS_BYTES = 254
 """The kernel's IFALIASZ, less the terminating zero that pyroute2 adds."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttachmentFacts:
@@ -85,6 +85,8 @@ def attach(
 ) -> AttachmentFacts:
     """All or nothing. Repeated, it adds the addresses that are missing and changes no other."""
     check_interface_name(interface)
+    if mac is not None:
+        check_mac(mac)
     with (
         namespaces.opened(namespace) as descriptor,
         explained(f"attaching {owner}"),

@@ -8,6 +8,7 @@ no multicast snooping (without a querier in the mesh it would, after a while, st
 An existing bridge of this name is adopted as it is, ports and addresses included.
 """
 
+import re
 import secrets
 from typing import Any
 
@@ -21,6 +22,8 @@ from router.shell.netlink import (
     set_sysctl,
 )
 from weavepy.base.errors import UsageError
+
+_UNICAST_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 
 
 class NotABridge(HostError):
@@ -51,6 +54,13 @@ def check_interface_name(name: str) -> None:
         raise UsageError(
             f"{name!r} cannot name an interface: up to {MAX_INTERFACE_NAME_LENGTH} letters, "
             "digits, '-', '_' and '.', starting with a letter or digit"
+        )
+
+
+def check_mac(mac: str) -> None:
+    if not _UNICAST_MAC.fullmatch(mac):
+        raise UsageError(
+            f"{mac!r} is not a unicast MAC address, like 02:00:00:00:00:01 (lower case)"
         )
 
 

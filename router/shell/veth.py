@@ -32,7 +32,6 @@ FORWARDING_TIMEOUT_S = 2.0
 MULTICAST = "224.0.0.0"
 
 
-
 def make_pair(
     route: Any, descriptor: int, host_interface: str, interface: str, mac: str, mtu_bytes: int
 ) -> None:

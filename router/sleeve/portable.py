@@ -22,7 +22,7 @@ from asyncio_dgram.aio import DatagramServer
 from router.sleeve.link import RouterLink
 from router.sleeve.process import MAX_WAIT_S, Datapath
 from router.sleeve.tap import Tap
-from router.sleeve.udp import Endpoint, open_socket
+from router.sleeve.udp import Endpoint, open_socket, queue_drops
 from weavepy.base.errors import WeavepyError
 
 MAX_WAITING_DATAGRAMS = 2_048
@@ -59,7 +59,17 @@ class _Portable:
         self._tap = tap
         self._link = link
         self._port: int = options.port
-        self._datapath = Datapath(options, tap, self._sink, link, options.port, portable=True)
+        self._sockets: list[socket.socket] = []
+        self._datapath = Datapath(
+            options,
+            tap,
+            self._sink,
+            link,
+            options.port,
+            portable=True,
+            udp_offloads=tuple,
+            udp_drops=lambda: sum(map(queue_drops, self._sockets)),
+        )
         self._ending = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -104,6 +114,7 @@ class _Portable:
                 udp = open_socket(family, self._port)
             except OSError:
                 continue
+            self._sockets.append(udp)
             stream = await asyncio_dgram.from_socket(udp)
             assert isinstance(stream, DatagramServer)
             streams[family == socket.AF_INET6] = stream

@@ -21,14 +21,16 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import SystemRandom
 
 from router.overlay.mac_table import MacTable
 from router.overlay.switch import Switch
-from router.sleeve.engine import FRAME_BUFFER_BYTES, HEADROOM_BYTES, Engine
+from router.sleeve.engine import Engine
 from router.sleeve.forwarder import DatagramSink
 from router.sleeve.link import RouterLink
+from router.sleeve.outbound import FRAME_BUFFER_BYTES, HEADROOM_BYTES
 from router.sleeve.steering import Steering
 from router.sleeve.tap import Tap
 from router.sleeve.udp import RECEIVE_BUFFER_BYTES, UdpSockets
@@ -59,7 +61,8 @@ class Datapath:
         udp_port: int,
         *,
         portable: bool,
-        udp_offloads: "UdpSockets | None" = None,
+        udp_offloads: Callable[[], tuple[str, ...]],
+        udp_drops: Callable[[], int],
     ) -> None:
         now = time.monotonic()
         rng = SystemRandom()
@@ -80,7 +83,11 @@ class Datapath:
             udp_port=udp_port,
             mtu_bytes=options.mtu,
             underlay_mtu_bytes=options.underlay_mtu,
-            offloads=lambda: (*tap.offloads, *(udp_offloads.offloads if udp_offloads else ())),
+            offloads=lambda: (*tap.offloads, *udp_offloads()),
+            kernel_drops=lambda: {
+                "tap-queue-full": tap.queue_drops(),
+                "udp-queue-full": udp_drops(),
+            },
         )
 
     def read_frames(self, now: float) -> None:
@@ -214,7 +221,8 @@ def _run_with_best_path(options: argparse.Namespace, link: RouterLink) -> int:
                         link,
                         options.port,
                         portable=False,
-                        udp_offloads=sockets,
+                        udp_offloads=lambda: sockets.offloads,
+                        udp_drops=sockets.queue_drops,
                     )
                     log.info("frames flow: %s", ", ".join((*tap.offloads, *sockets.offloads)))
                     _settle()

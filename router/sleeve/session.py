@@ -301,7 +301,7 @@ class Session:
         if now < heard_until + UNHEARD_EPOCH_S:
             return
         best = max(self._generations, key=lambda one: one.proof_at)
-        if best.confirmed and best.proof_at > heard_until + PROBE_INTERVAL_S:
+        if best.confirmed and best.proof_at > heard_until:
             self._generations.send_on(best, now)
             self.sending = best.send
             self._sending_since = now

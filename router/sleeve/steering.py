@@ -85,7 +85,9 @@ class Steering:
         mtu_bytes: int,
         underlay_mtu_bytes: int,
         offloads: Callable[[], Iterable[str]],
+        kernel_drops: Callable[[], dict[str, int]],
     ) -> None:
+        """`kernel_drops` counts what was lost before we could read it, by reason."""
         self.shutdown_wanted = False
         self.next_at = now + HOUSEKEEPING_S
         """When `handle_timeout` wants to be called."""
@@ -101,6 +103,7 @@ class Steering:
         self._mtu_bytes = mtu_bytes
         self._underlay_mtu_bytes = underlay_mtu_bytes
         self._offloads = offloads
+        self._kernel_drops = kernel_drops
         self._forwarders: dict[str, Forwarder] = {}
         """By the peer's name."""
         self._routes = InstallRoutes(ourself=0, unicast={}, broadcast={}, short_ids={})
@@ -290,7 +293,7 @@ class Steering:
                 for mac, short_id, age_s in macs.newest(MAX_REPORTED_MACS, now)
             ],
             mac_count=len(macs),
-            drops=_drop_counts(self._engine.drops),
+            drops=_drop_counts({**self._engine.drops, **self._kernel_drops()}),
         )
 
 
@@ -322,7 +325,7 @@ def _session_report(forwarder: Forwarder) -> SessionReport:
 
 
 def _drop_counts(drops: dict[str, int]) -> list[DropCount]:
-    return [DropCount(reason, drops[reason]) for reason in sorted(drops)]
+    return [DropCount(reason, drops[reason]) for reason in sorted(drops) if drops[reason]]
 
 
 def _endpoint(host: str, port: int) -> Endpoint | None:

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 from weavepy.base.errors import WeavepyError
 
@@ -35,6 +36,8 @@ _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
 _IFF_UP = 0x1
+_DROPPED_COLUMN = 11
+"""In /proc/net/dev, of what was to be sent; what a TAP sends is what we read."""
 _OFFLOAD_CHECKSUM = 0x01
 _OFFLOAD_TSO = 0x02 | 0x04
 _OFFLOAD_ECN = 0x08
@@ -102,6 +105,19 @@ class Tap:
         except OSError as error:
             return errno.errorcode.get(error.errno or 0, "unknown")
         return ""
+
+    def queue_drops(self) -> int:
+        """Frames that the kernel dropped because we did not read fast enough."""
+        try:
+            # The process's own namespace, whichever one /sys was mounted in.
+            lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+        except OSError:
+            return 0
+        for line in lines:
+            name, _, numbers = line.partition(":")
+            if name.strip() == self.name:
+                return int(numbers.split()[_DROPPED_COLUMN])
+        return 0
 
     def close(self) -> None:
         os.close(self._fd)

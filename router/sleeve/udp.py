@@ -37,6 +37,9 @@ _IPV6_MTU_DISCOVER = 23
 _PMTUDISC_PROBE = 3
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
+_SO_MEMINFO = 55
+_MEMINFO = struct.Struct("9I")
+_MEMINFO_DROPS = 8
 _CONTROL_BYTES = socket.CMSG_SPACE(4)
 _int = struct.Struct("i")
 _segment_size = struct.Struct("H")
@@ -106,10 +109,13 @@ class UdpSocket:
                 self.offloads = tuple(name for name in self.offloads if name != "udp-gso")
                 return self._send_singly(parts, endpoint)
             if error.errno == errno.EINVAL and count > 1:
-                # Before Linux 6.?, what UDP_SEGMENT says of a segment beyond the device's MTU.
+                # What some kernels say of a segment that is beyond the device's MTU.
                 return "EMSGSIZE"
             return errno.errorcode.get(error.errno or 0, "unknown")
         return ""
+
+    def queue_drops(self) -> int:
+        return queue_drops(self._socket)
 
     def close(self) -> None:
         self._socket.close()
@@ -151,9 +157,22 @@ class UdpSockets:
             return "EAFNOSUPPORT"
         return udp.send(parts, size, count, endpoint)
 
+    def queue_drops(self) -> int:
+        """Datagrams that the kernel dropped because we did not read fast enough."""
+        return sum(udp.queue_drops() for udp in self.sockets.values())
+
     def close(self) -> None:
         for udp in self.sockets.values():
             udp.close()
+
+
+def queue_drops(udp: socket.socket) -> int:
+    """What did not fit this socket's receive buffer, since it was opened."""
+    try:
+        meminfo = udp.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+    except OSError:
+        return 0
+    return int(_MEMINFO.unpack(meminfo)[_MEMINFO_DROPS]) if len(meminfo) == _MEMINFO.size else 0
 
 
 def open_socket(family: socket.AddressFamily, port: int) -> socket.socket:

@@ -16,7 +16,6 @@ from types import TracebackType
 
 from weavepy.lab.lab import Lab
 
-STREAM_PORT = 7777
 TRANSFER_PORT = 7778
 INTERFACE = "ethwe"
 
@@ -53,13 +52,13 @@ class Stream:
         self, lab: Lab, source: str, destination: str, rate: float = 500.0, size: int = 200
     ) -> None:
         self.arrivals = Arrivals()
-        self._address = (lab.address(destination), STREAM_PORT)
         self._interval_s = 1 / rate
         self._padding = bytes(size - 8)
         self._receiver = lab.inside(destination, _udp)
         self._sender = lab.inside(source, _udp)
         self._receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
-        self._receiver.bind(self._address)
+        self._receiver.bind((lab.address(destination), 0))
+        self._address = self._receiver.getsockname()
         self._receiver.settimeout(0.1)
         self._sending = threading.Event()
         self._receiving = threading.Event()

@@ -147,7 +147,7 @@ def expose(ips: tuple[str, ...], nets: tuple[str, ...], masquerade: bool, as_jso
 @_addresses_options
 @json_option
 def hide(ips: tuple[str, ...], nets: tuple[str, ...], as_json: bool) -> None:
-    """Take this host off the network again; prints the addresses that were taken away."""
+    """Take this host off the network again; prints the addresses that are left."""
     answer = api().hide(schema.HideRequest(addresses=_addresses(ips, nets)))
     _print(answer, answer.addresses, as_json)
 

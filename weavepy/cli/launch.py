@@ -7,128 +7,20 @@ router. What is typed is checked as a whole before anything is read, created or 
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import click
 
 from weavepy.base.errors import UsageError, WeavepyError
-from weavepy.base.settings import DEFAULT_PORT, Directories, directories
-from weavepy.cli.command import Function, command, require_network_rights
-from weavepy.daemon import options as launch_options
+from weavepy.base.settings import Directories
+from weavepy.cli.command import command, require_network_rights
+from weavepy.cli.router_options import option, parse_router, router_options
 from weavepy.daemon.options import Options
 
 _INSECURE_WARNING = (
     "weavepy: WARNING: --insecure: this mesh encrypts nothing and lets anyone in who reaches its"
     " port"
 )
-
-
-def _option(
-    flag: str, variable: str, help_text: str, **rest: Any
-) -> Callable[[Function], Function]:
-    return click.option(
-        flag, envvar=f"WEAVEPY_{variable}", show_envvar=True, help=help_text, **rest
-    )
-
-
-_ROUTER_OPTIONS = (
-    _option("--nickname", "NICKNAME", "What people call this peer. [default: the host's name]"),
-    _option(
-        "--port",
-        "PORT",
-        "TCP for control and UDP for data.",
-        type=int,
-        default=DEFAULT_PORT,
-        show_default=True,
-    ),
-    _option(
-        "--http-addr",
-        "HTTP_ADDR",
-        "Where /metrics, /healthz and /readyz are served, or `off`.",
-        default=launch_options.DEFAULT_HTTP_ADDRESS,
-        show_default=True,
-        metavar="ADDRESS:PORT",
-    ),
-    _option(
-        "--no-discovery",
-        "NO_DISCOVERY",
-        "Connect only to peers that were named, not to those that other peers know of.",
-        is_flag=True,
-    ),
-    _option(
-        "--resume/--no-resume",
-        "RESUME",
-        "Dial the peers that the last run knew as well.",
-        default=True,
-        show_default=True,
-    ),
-    _option(
-        "--connection-limit",
-        "CONNECTION_LIMIT",
-        "Beyond so many connections no discovered peer is dialled.",
-        type=int,
-        default=launch_options.DEFAULT_CONNECTION_LIMIT,
-        show_default=True,
-    ),
-    _option(
-        "--ipalloc-range",
-        "IPALLOC_RANGE",
-        "All addresses of the network; the same on every host.",
-        default=launch_options.DEFAULT_RANGE,
-        show_default=True,
-        metavar="CIDR",
-    ),
-    _option(
-        "--ipalloc-default-subnet",
-        "IPALLOC_DEFAULT_SUBNET",
-        "Where addresses come from if no subnet is named. [default: the whole range]",
-        metavar="CIDR",
-    ),
-    _option(
-        "--ipalloc-init",
-        "IPALLOC_INIT",
-        "How the first ring is agreed on: consensus, consensus=N, seed=PEER,PEER,... or observer.",
-        default="consensus",
-        show_default=True,
-        metavar="HOW",
-    ),
-    _option("--no-ipam", "NO_IPAM", "Leave addresses to someone else.", is_flag=True),
-    _option(
-        "--mtu",
-        "MTU",
-        "The overlay's MTU. [default: what the underlay leaves]",
-        type=int,
-        metavar="BYTES",
-    ),
-    _option(
-        "--bridge",
-        "BRIDGE",
-        "The bridge that containers hang on.",
-        default=launch_options.DEFAULT_BRIDGE,
-        show_default=True,
-    ),
-    _option(
-        "--no-offload",
-        "NO_OFFLOAD",
-        "Do without the kernel's segmentation offloads: slower, for kernels that get them wrong.",
-        is_flag=True,
-    ),
-    _option(
-        "--log-level",
-        "LOG_LEVEL",
-        "How much to log.",
-        type=click.Choice(launch_options.LOG_LEVELS),
-        default="info",
-        show_default=True,
-    ),
-)
-
-
-def _router_options(function: Function) -> Function:
-    for option in reversed(_ROUTER_OPTIONS):
-        function = option(function)
-    return function
 
 
 @command(
@@ -138,28 +30,24 @@ def _router_options(function: Function) -> Function:
     ("weavepy launch --detach --ipalloc-range 10.99.0.0/16", "with other addresses"),
 )
 @click.argument("peers", metavar="[PEER]...", nargs=-1, envvar="WEAVEPY_PEERS")
-@_option(
+@option(
     "--password-file",
-    "PASSWORD_FILE",
     "Derive the mesh's secret from the password in this file (- for standard input).",
     metavar="FILE",
 )
-@_option(
+@option(
     "--secret-file",
-    "SECRET_FILE",
     "Take the mesh's secret from this file: a join token or 64 hex digits (- for standard input).",
     metavar="FILE",
 )
-@_option(
+@option(
     "--insecure",
-    "INSECURE",
     "No encryption and no authentication, for all hosts of the mesh.",
     is_flag=True,
 )
-@_router_options
-@_option(
+@router_options
+@option(
     "--detach/--foreground",
-    "DETACH",
     "Run in the background, and return when the router answers.",
     default=False,
     show_default=True,
@@ -177,7 +65,7 @@ def launch(
     Without a secret given, the mesh's secret is the one in the state directory; the first
     launch makes it. `weavepy join --show` prints the line that adds another host.
     """
-    options = _parse(peers, router)
+    options = parse_router(peers, router)
     require_network_rights("launch")
     where = options.directories
     refuse_if_running(where)
@@ -196,15 +84,14 @@ def launch(
     ("ssh host1 weavepy join --show", "print the line that adds another host to host1's mesh"),
 )
 @click.argument("words", metavar="[TOKEN|-] HOST...", nargs=-1)
-@_option(
+@option(
     "--token-file",
-    "TOKEN_FILE",
     "Read the token from this file; all arguments are hosts then.",
     metavar="FILE",
 )
 @click.option("--replace", is_flag=True, help="Replace the secret of another mesh on this host.")
 @click.option("--show", is_flag=True, help="Only print the line that adds a host to this mesh.")
-@_router_options
+@router_options
 @click.option(
     "--foreground/--detach", default=False, show_default=True, help="Stay in the foreground."
 )
@@ -223,7 +110,7 @@ def join(
     if show:
         return _show_invitation(words, router)
     token_source, hosts = _split(words, token_file)
-    options = _parse(hosts, router)
+    options = parse_router(hosts, router)
     require_network_rights("join")
     where = options.directories
     refuse_if_running(where, instead=f"`weavepy connect {' '.join(hosts)}` adds peers to it")
@@ -250,17 +137,6 @@ def refuse_if_running(where: Directories, instead: str = "`weavepy stop` ends it
         router = answer.get("router", {})
         running = f"the router {router.get('nickname', '')} (pid {router.get('pid', '?')})"
     raise WeavepyError(f"{running} runs here already, in {where.run}: {instead}")
-
-
-def _parse(peers: tuple[str, ...], router: dict[str, Any]) -> Options:
-    return Options.parse(
-        peers=peers,
-        where=directories(),
-        discovery=not router.pop("no_discovery"),
-        ipam=not router.pop("no_ipam"),
-        offload=not router.pop("no_offload"),
-        **router,
-    )
 
 
 def _split(words: tuple[str, ...], token_file: str | None) -> tuple[str, tuple[str, ...]]:
@@ -322,7 +198,7 @@ def _show_invitation(words: tuple[str, ...], router: dict[str, Any]) -> int:
     from weavepy.cli.invitation import invitation
     from weavepy.daemon.secrets import load_secret
 
-    options = _parse((), router)
+    options = parse_router((), router)
     secret = load_secret(options.directories)
     if secret is None:
         raise WeavepyError(

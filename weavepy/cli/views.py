@@ -331,8 +331,9 @@ def _datapath_cell(data: schema.DatapathStatus) -> Cell:
     if not data.running:
         return Cell("not running", "bad")
     up = sum(session.up for session in data.sessions)
+    sessions = f"{up} of {units.count(len(data.sessions), 'session')} up"
     return Cell(
-        f"sleeve, MTU {data.mtu_bytes}, {up} of {units.count(len(data.sessions), 'session')} up,"
+        f"sleeve, MTU {data.mtu_bytes}, {sessions if data.sessions else 'no sessions'},"
         f" running {units.duration(data.uptime_s)}, pid {data.pid}",
         "good" if up == len(data.sessions) else "warn",
     )

@@ -8,8 +8,10 @@ Kernel work is synchronous and runs on one thread of its own, in order.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -27,6 +29,8 @@ from weavepy.daemon.addresses import (
     parse_wanted,
 )
 from weavepy.daemon.api import NotFound
+
+log = logging.getLogger(__name__)
 
 EXPOSE_OWNER = "weave:expose"
 """Whom the host's own addresses belong to in the ring."""
@@ -104,6 +108,24 @@ class Attachments:
             if not gone and not unwanted:
                 raise NotFound(f"{owner} is not attached: `weavepy ps` lists what is")
             return schema.DetachAnswer(released=gone)
+
+    async def repair(self) -> None:
+        """Restore the filter of every container that has lost it, with the ring's addresses."""
+        for facts in await self.on_host(self._host.attachments):
+            if facts.filtered or not facts.alive:
+                continue
+            interfaces = self._addresses.of_owner(facts.owner) or list(facts.addresses)
+            async with self._one_at_a_time(facts.owner):
+                again = partial(
+                    self._host.attach,
+                    facts.namespace,
+                    facts.owner,
+                    interfaces,
+                    self.mtu_bytes,
+                    interface=facts.interface,
+                )
+                await self.on_host(again)
+            log.warning("restored the filter of %s: somebody had removed it", facts.owner)
 
     async def list(self) -> schema.AttachmentList:
         facts = await self.on_host(self._host.attachments)

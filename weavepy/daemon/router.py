@@ -12,7 +12,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -45,7 +45,11 @@ from weavepy.daemon.service import RouterService
 log = logging.getLogger(__name__)
 
 TAP = "weavetap"
+FASTDP_PORT = 6784
+"""Closed to containers as well: it is reserved for VXLAN between hosts."""
+
 DATAPATH_RETRY_S = 1.0
+REPAIR_INTERVAL_S = 15.0
 REPORT_TIMEOUT_S = 2.0
 
 Result = TypeVar("Result")
@@ -84,7 +88,7 @@ class Router:
         self.store = Store.open(directories.database_file, identity.name)
         self._undo.callback(self.store.close)
 
-        self.host = Host(options.bridge)
+        self.host = Host(options.bridge, mesh_ports=(options.port, FASTDP_PORT))
         underlay_mtu, self.mtu_bytes = await self._on_host(self._mtus)
         await self._on_host(lambda: self.host.ensure_bridge(self.mtu_bytes))
 
@@ -156,6 +160,7 @@ class Router:
         await self._listen()
         self.node.handle_timeout(loop.time())
         self._timer.arm()
+        self._start_task("repair", self._repair_for_ever())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         log.info(
@@ -310,7 +315,19 @@ class Router:
         log.error("the datapath is gone: %s; starting another", reason)
         self.node.handle_datapath_lost(f"the datapath is gone: {reason}", self._now())
         self._timer.arm()
-        self._tasks["datapath"] = asyncio.create_task(self._restart_datapath(), name="datapath")
+        self._start_task("datapath", self._restart_datapath())
+
+    def _start_task(self, name: str, work: Coroutine[None, None, None]) -> None:
+        self._tasks[name] = asyncio.create_task(work, name=name)
+
+    async def _repair_for_ever(self) -> None:
+        """Now and then, and at once after a start: somebody may have flushed our filters."""
+        while True:
+            try:
+                await self.attachments.repair()
+            except WeavepyError as error:
+                log.error("containers are not as they should be: %s", error)
+            await asyncio.sleep(REPAIR_INTERVAL_S)
 
     async def _restart_datapath(self) -> None:
         while True:

@@ -1,4 +1,5 @@
 from ipaddress import ip_network
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -51,7 +52,7 @@ def test_usable_leaves_out_what_hosts_may_not_have() -> None:
 def test_normalise_keeps_members_and_makes_them_disjoint(ranges: list[Range]) -> None:
     normal = normalise(ranges)
     assert members(normal) == members(ranges)
-    assert all(left.end < right.start for left, right in zip(normal, normal[1:], strict=False))
+    assert all(left.end < right.start for left, right in pairwise(normal))
 
 
 @given(small_ranges, small_ranges)

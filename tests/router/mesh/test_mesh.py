@@ -18,7 +18,7 @@ from router.mesh.effects import (
     SendBytes,
     UnicastReceived,
 )
-from router.mesh.mesh import MAX_HALF_OPEN
+from router.mesh.links import MAX_HALF_OPEN
 from router.mesh.records import MAX_VERSION, Record, Roster, encode_update
 from tests.router.mesh.harness import (
     Host,
@@ -606,7 +606,7 @@ def test_addresses_are_written_with_brackets_where_needed() -> None:
     assert address_text("10.0.0.1", 6783) == "10.0.0.1:6783"
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_after_any_trouble_the_mesh_is_whole_again(seed: int) -> None:
     world, hosts = mesh_of(*"abcdef", seed=seed)
     rng = Random(seed)

@@ -296,7 +296,7 @@ def test_new_addresses_are_announced_on_the_wire(world: World) -> None:
     world.attach(two, "10.32.0.2/12")
     with world.inside(two, listening) as wire:
         facts = world.attach(one, "10.32.0.1/12", "fd00::1/64")
-        arp_and_na = []
+        arp_and_na: list[bytes] = []
         while len(arp_and_na) < 2:
             frame = wire.recv(2048)
             is_arp = frame[12:14] == b"\x08\x06"
@@ -431,3 +431,23 @@ def test_the_tap_becomes_a_port_of_the_bridge(world: World) -> None:
     assert world.on_host(master_of_tap)
     with pytest.raises(HostError, match="no interface nothere"):
         world.on_host(lambda: world.router.enslave("nothere"))
+
+
+@pytest.mark.parametrize("mac", ["01:00:00:00:00:01", "02:00:00:00:00", '02:00:00:00:00:01" drop'])
+def test_a_mac_that_is_none_is_refused(world: World, mac: str) -> None:
+    one = world.add("c1")
+
+    with pytest.raises(UsageError, match="not a unicast MAC"):
+        world.on_host(lambda: world.router.attach(one, "c", [], MTU_BYTES, mac=mac))
+
+
+def test_a_given_mac_is_used_and_stays(world: World) -> None:
+    one = world.add("c1")
+    wanted = [ip_interface("10.32.0.1/12")]
+    mac = "02:00:00:00:00:17"
+
+    first = world.on_host(lambda: world.router.attach(one, "c", wanted, MTU_BYTES, mac=mac))
+    again = world.on_host(lambda: world.router.attach(one, "c", wanted, MTU_BYTES))
+
+    assert first.mac == again.mac == mac
+    assert mac in run("ip", "-n", one.name, "link", "show", "ethwe")

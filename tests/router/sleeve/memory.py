@@ -11,9 +11,10 @@ from random import Random
 
 from router.overlay.mac_table import MacTable
 from router.overlay.switch import Switch
-from router.sleeve.engine import HEADROOM_BYTES, Engine
+from router.sleeve.engine import Engine
 from router.sleeve.forwarder import Forwarder
 from router.sleeve.messages import Epoch, FromDatapath, InstallEpoch, InstallRoutes
+from router.sleeve.outbound import HEADROOM_BYTES
 from router.sleeve.steering import Steering
 
 PORT = 6783
@@ -27,6 +28,7 @@ class FakeTap:
     mtu_bytes: int = 1400
     written: list[bytes] = field(default_factory=list)
     error: str = ""
+    queue_drops: int = 0
 
     def write(self, parts: Sequence[bytes | memoryview]) -> str:
         if not self.error:
@@ -80,6 +82,7 @@ class Node:
             mtu_bytes=1400,
             underlay_mtu_bytes=underlay_mtu_bytes,
             offloads=lambda: self.tap.offloads,
+            kernel_drops=lambda: {"tap-queue-full": self.tap.queue_drops},
         )
         wire.nodes[self.host] = self
 

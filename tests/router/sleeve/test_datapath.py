@@ -251,6 +251,29 @@ def test_the_router_sets_the_mtu(offloading: World) -> None:
     assert one.report().mtu_bytes == 1400
 
 
+@pytest.mark.parametrize("options", [OFFLOAD, PORTABLE])
+def test_what_overflows_while_it_stands_still_is_counted(options: tuple[str, ...]) -> None:
+    with World(options, OFFLOAD) as world:
+        one, two = world.hosts
+        with inside(two.namespace):
+            stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        mouth = packet_socket(one.container, "eth0", ETHERTYPE)
+        frame = b"\xff" * 6 + bytes.fromhex("0200000000aa") + struct.pack("!H", ETHERTYPE)
+        os.kill(one.pid(), signal.SIGSTOP)
+        try:
+            for _ in range(5_000):
+                mouth.send(frame + bytes(60))
+            for _ in range(40_000):
+                stranger.sendto(bytes(1400), (one.underlay, PORT))
+        finally:
+            os.kill(one.pid(), signal.SIGCONT)
+        mouth.close()
+        stranger.close()
+        drops = one.drops()
+        assert drops["tap-queue-full"] >= 1_000
+        assert drops["udp-queue-full"] >= 1_000
+
+
 # --- strangers -------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.sleeve.format import HEADER, KIND_FRAME, pack_inner_header
-from router.sleeve.messages import RemoveSession, SessionUp
+from router.sleeve.messages import DropCount, RemoveSession, SessionUp
 from router.sleeve.pieces import complete_checksum
 from router.sleeve.record import KIND_BUNDLE, KIND_PARTIAL, KIND_PIECE
 from tests.router.sleeve.flows import ACK, PSH, UDP, Flow, as_kernel
@@ -453,6 +453,13 @@ def test_what_a_write_to_the_tap_meets_is_counted() -> None:
     one.feed(frame_of(one.mac, two.mac))
     wire.run()
     assert two.drops()["tap-EIO"] == 1
+
+
+def test_what_the_kernel_dropped_before_us_is_reported_too() -> None:
+    wire, one, _ = pair()
+    assert one.steering.snapshot(wire.now).drops == []
+    one.tap.queue_drops = 3
+    assert one.steering.snapshot(wire.now).drops == [DropCount("tap-queue-full", 3)]
 
 
 def test_frames_before_there_are_routes_or_keys_are_counted() -> None:

@@ -1,5 +1,6 @@
 """Everything that can happen to two sessions, at random; then peace, and all must be well."""
 
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -58,7 +59,7 @@ class Chaos:
             if side.session.up:
                 assert side.session.sending is not None
             changes = [type(e) for _, e in side.log if isinstance(e, CameUp | WentDown)]
-            assert all(x is not y for x, y in zip(changes, changes[1:], strict=False))
+            assert all(x is not y for x, y in pairwise(changes))
 
     def make_peace(self) -> None:
         self.thaw()

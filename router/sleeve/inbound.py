@@ -1,0 +1,363 @@
+"""Records from peers become frames for the bridge, or records to other peers.
+
+    split -> epoch by index -> open -> replay window -> record
+      for us: stitch pieces, unbundle -> TAP
+      for another: one hop less, sealed anew -> forwarder of the next hop
+      for everyone: once -> TAP, and the neighbours of the source's tree
+
+The loop over datagrams is written out flat, and a piece that goes on with the open run is dealt
+with in it: that is what nearly every datagram of a fast flow is. Speed shapes this file;
+`tests/router/sleeve/bench_engine.py` measures it.
+"""
+
+from cryptography.exceptions import InvalidTag
+
+from router.overlay.broadcast import BroadcastFilter
+from router.overlay.switch import DELIVER, REASONS
+from router.sleeve.format import (
+    BROADCAST_HEADER,
+    BROADCAST_SHORT_ID,
+    HEADER,
+    HEADER_BYTES,
+    INNER_HEADER_BYTES,
+    KIND_FRAGMENT,
+    KIND_FRAME,
+    TYPE_CONTROL,
+    TYPE_DATA,
+    TYPE_PLAIN_CONTROL,
+    TYPE_PLAIN_DATA,
+    unpack_inner_header,
+)
+from router.sleeve.forwarder import Forwarder
+from router.sleeve.keys import NONCE
+from router.sleeve.pieces import (
+    CHECKSUM_OFFSETS,
+    GSO_NONE,
+    complete_checksum,
+)
+from router.sleeve.record import (
+    HINT_BYTES,
+    KIND_BUNDLE,
+    KIND_PARTIAL,
+    KIND_PIECE,
+    MIN_FRAME_BYTES,
+    NO_HINT,
+    bundled,
+    checksum_hint,
+    one_hop_less,
+    with_kind,
+)
+from router.sleeve.session import Endpoint, ReceiveEpoch, SendEpoch, SessionEffect
+from router.sleeve.stitch import Run
+from router.sleeve.tables import Tables
+from router.sleeve.tap import NEEDS_CHECKSUM, NO_OFFLOAD, VIRTIO_HEADER
+from weavepy.base.errors import ProtocolError
+
+MAX_RELAYED_FRAMES = 256
+"""Large frames on their way through us whose reserved counters are remembered."""
+
+_unpack_header = HEADER.unpack_from
+_pack_nonce = NONCE.pack
+_MIN_DATAGRAM_BYTES = HEADER_BYTES + INNER_HEADER_BYTES
+
+
+class Inbound:
+    def __init__(self, tables: Tables, *, encrypted: bool) -> None:
+        self._tables = tables
+        self._data_type = TYPE_DATA if encrypted else TYPE_PLAIN_DATA
+        self._control_type = TYPE_CONTROL if encrypted else TYPE_PLAIN_CONTROL
+        self._run = Run()
+        self._run_sender: Forwarder | None = None
+        self._broadcasts = BroadcastFilter()
+        self._relayed: dict[tuple[ReceiveEpoch, int, int, Forwarder], tuple[SendEpoch, int]] = {}
+
+    def handle_datagrams(
+        self, buffer: memoryview, length: int, size: int, endpoint: Endpoint, now: float
+    ) -> list[tuple[Forwarder, list[SessionEffect]]]:
+        """Take `length` bytes that came from one sender: datagrams of `size`, the last shorter.
+
+        The buffer may be used again afterwards.
+        """
+        effects: list[tuple[Forwarder, list[SessionEffect]]] = []
+        data_type = self._data_type
+        run = self._run
+        last_index = -1
+        highest = -1
+        epoch: ReceiveEpoch | None = None
+        forwarder: Forwarder | None = None
+        records = 0
+        end = 0
+        while end < length:
+            start = end
+            end = start + size
+            if end > length:
+                end = length
+            if end - start < _MIN_DATAGRAM_BYTES:
+                self._tables.drop("runt-datagram")
+                continue
+            record_type, index, counter, number, count = _unpack_header(buffer, start)
+            if index != last_index:
+                if epoch is not None and forwarder is not None and highest >= 0:
+                    effects.append((forwarder, self._authentic(epoch, highest, endpoint, now)))
+                last_index = index
+                highest = -1
+                found = self._tables.epochs.get(index)
+                if found is None:
+                    epoch = None
+                else:
+                    epoch, forwarder = found
+                    window = epoch.window
+                    decrypt = None if epoch.aead is None else epoch.aead.decrypt
+            if epoch is None or forwarder is None:
+                self._tables.drop("unknown-index")
+                continue
+            if counter <= window.highest and not window.check(counter):
+                forwarder.drop("replayed")
+                continue
+            if decrypt is not None:
+                try:
+                    plaintext = decrypt(
+                        _pack_nonce(counter),
+                        buffer[start + HEADER_BYTES : end],
+                        buffer[start : start + HEADER_BYTES],
+                    )
+                except InvalidTag:
+                    forwarder.drop("not-authentic")
+                    continue
+            else:
+                plaintext = bytes(buffer[start + HEADER_BYTES : end])
+            if record_type != data_type:
+                if record_type != self._control_type:
+                    forwarder.drop("unknown-type")
+                    continue
+                window.accept(counter)
+                if counter > highest:
+                    highest = counter
+                forwarder.records_received += 1
+                effects.append((forwarder, self._authentic(epoch, highest, endpoint, now)))
+                session = forwarder.session
+                control = session.handle_control(plaintext, epoch, endpoint, end - start, now)
+                effects.append((forwarder, control))
+                continue
+            window.accept(counter)
+            if counter > highest:
+                highest = counter
+            records += 1
+            if (
+                counter == run.next_counter
+                and run.epoch is epoch
+                and counter - number == run.base
+                and run.join(plaintext, number)
+            ):
+                continue
+            self._handle_record(forwarder, epoch, counter, number, count, plaintext, now)
+        if epoch is not None and forwarder is not None:
+            forwarder.bytes_received += length
+            forwarder.records_received += records
+            forwarder.frames_received += records
+            if highest >= 0:
+                effects.append((forwarder, self._authentic(epoch, highest, endpoint, now)))
+        return effects
+
+    def _authentic(
+        self, epoch: ReceiveEpoch, highest: int, endpoint: Endpoint, now: float
+    ) -> list[SessionEffect]:
+        return epoch.session.handle_authentic(epoch, highest, endpoint, now)
+
+    def _handle_record(
+        self,
+        forwarder: Forwarder,
+        epoch: ReceiveEpoch,
+        counter: int,
+        number: int,
+        count: int,
+        plaintext: bytes,
+        now: float,
+    ) -> None:
+        """Take one authentic data record."""
+        if number >= count or len(plaintext) < INNER_HEADER_BYTES:
+            forwarder.drop("malformed")
+            return
+        source, destination, kind, hops_left = unpack_inner_header(plaintext)
+        if kind == KIND_FRAGMENT:
+            whole = forwarder.reassembler.add(plaintext[INNER_HEADER_BYTES:], now)
+            if whole is None:
+                return
+            plaintext, number, count = whole, 0, 1
+            if len(plaintext) < INNER_HEADER_BYTES:
+                forwarder.drop("malformed")
+                return
+            source, destination, kind, hops_left = unpack_inner_header(plaintext)
+            if kind in (KIND_FRAGMENT, KIND_PIECE):
+                forwarder.drop("malformed")
+                return
+        if destination == BROADCAST_SHORT_ID:
+            self._handle_broadcast(forwarder, source, kind, hops_left, plaintext, now)
+            return
+        next_hop = self._tables.switch.from_peer(source, destination, hops_left)
+        if next_hop == DELIVER:
+            if kind == KIND_PIECE:
+                self.finish_run()
+                if not self._run.begin(
+                    plaintext, INNER_HEADER_BYTES, epoch, counter, number, count
+                ):
+                    forwarder.drop("malformed")
+                    return
+                self._run_sender = forwarder
+                self._tables.switch.learn_behind(self._run.headers[6:12], source, now)
+            else:
+                self._deliver(forwarder, source, kind, plaintext, INNER_HEADER_BYTES, now)
+        elif next_hop < 0:
+            forwarder.drop(REASONS[next_hop])
+        else:
+            onward = self._tables.forwarders.get(next_hop)
+            if onward is None:
+                forwarder.drop("no-route")
+            elif kind == KIND_PIECE:
+                self._relay_piece(onward, forwarder, epoch, counter, number, count, plaintext)
+            else:
+                onward.send_record(one_hop_less(plaintext))
+
+    def _handle_broadcast(
+        self,
+        forwarder: Forwarder,
+        source: int,
+        kind: int,
+        hops_left: int,
+        plaintext: bytes,
+        now: float,
+    ) -> None:
+        content_at = INNER_HEADER_BYTES + BROADCAST_HEADER.size
+        if kind not in (KIND_FRAME, KIND_PARTIAL) or len(plaintext) < content_at:
+            forwarder.drop("malformed")
+            return
+        if source == self._tables.switch.ourself:
+            forwarder.drop("looped-back")
+            return
+        boot_nonce, sequence = BROADCAST_HEADER.unpack_from(plaintext, INNER_HEADER_BYTES)
+        if not self._broadcasts.accept(source, boot_nonce, sequence, now):
+            forwarder.drop("duplicate-broadcast")
+            return
+        self._deliver(forwarder, source, kind, plaintext, content_at, now)
+        neighbours = self._tables.switch.broadcast_from(source, hops_left)
+        if not neighbours:
+            return
+        onward = one_hop_less(plaintext)
+        for neighbour in neighbours:
+            other = self._tables.forwarders.get(neighbour)
+            if other is not None and other is not forwarder:
+                other.send_record(onward)
+
+    def _relay_piece(
+        self,
+        onward: Forwarder,
+        forwarder: Forwarder,
+        epoch: ReceiveEpoch,
+        counter: int,
+        number: int,
+        count: int,
+        plaintext: bytes,
+    ) -> None:
+        """Pass a piece on with counters that are again consecutive within its large frame."""
+        if len(plaintext) > onward.plaintext_room():
+            self._relay_as_frame(onward, forwarder, plaintext, number, count)
+            return
+        # Number and base give each piece a counter of its own: the replay window has seen to
+        # it that no (base, number) comes twice, and `count` that no number is beyond its run.
+        name = (epoch, counter - number, count, onward)
+        reserved = self._relayed.get(name)
+        if reserved is None or reserved[0] is not onward.session.sending:
+            fresh = onward.reserve(count)
+            if fresh is None:
+                return
+            reserved = fresh
+            if len(self._relayed) >= MAX_RELAYED_FRAMES:
+                del self._relayed[next(iter(self._relayed))]
+            self._relayed[name] = reserved
+        onward.send_piece(*reserved, number, count, one_hop_less(plaintext))
+
+    def _relay_as_frame(
+        self, onward: Forwarder, forwarder: Forwarder, plaintext: bytes, number: int, count: int
+    ) -> None:
+        """A piece too large for the next path goes on as a frame of its own, in fragments."""
+        run = Run()
+        if not run.begin(plaintext, INNER_HEADER_BYTES, run, number, number, count):
+            forwarder.drop("malformed")
+            return
+        hint = checksum_hint(run.checksum_start, CHECKSUM_OFFSETS[run.gso_type])
+        try:
+            _, headers, payload = run.finish()
+        except ProtocolError:
+            forwarder.drop("malformed")
+            return
+        inner = with_kind(one_hop_less(plaintext[:INNER_HEADER_BYTES]), KIND_PARTIAL)
+        onward.send_record(b"".join((inner, hint, headers, payload)))
+
+    # --- to the bridge -------------------------------------------------------------------
+
+    def _deliver(
+        self,
+        forwarder: Forwarder,
+        source: int,
+        kind: int,
+        plaintext: bytes,
+        content_at: int,
+        now: float,
+    ) -> None:
+        """Write the frames of a record for us, after those that came before them."""
+        if self._run.epoch is not None:
+            self.finish_run()
+        learn = self._tables.switch.learn_behind
+        if kind == KIND_BUNDLE:
+            frames = 0
+            for hint, frame in bundled(plaintext, content_at):
+                learn(frame[6:12], source, now)
+                self._write_frame(forwarder, frame, hint)
+                frames += 1
+            forwarder.frames_received += frames - 1
+            return
+        hint = NO_HINT
+        if kind == KIND_PARTIAL:
+            hint = plaintext[content_at : content_at + HINT_BYTES]
+            content_at += HINT_BYTES
+        elif kind != KIND_FRAME:
+            forwarder.drop("malformed")
+            return
+        frame = plaintext[content_at:]
+        if len(frame) < MIN_FRAME_BYTES:
+            forwarder.drop("malformed")
+            return
+        learn(frame[6:12], source, now)
+        self._write_frame(forwarder, frame, hint)
+
+    def _write_frame(self, forwarder: Forwarder, frame: bytes, hint: bytes) -> None:
+        if hint == NO_HINT:
+            self._tables.write((NO_OFFLOAD, frame) if self._tables.tap_offloads else (frame,))
+            return
+        start, offset = hint[0] << 1, hint[1]
+        if start + offset + 2 > len(frame):
+            forwarder.drop("malformed")
+        elif self._tables.tap_offloads:
+            virtio = VIRTIO_HEADER.pack(NEEDS_CHECKSUM, GSO_NONE, 0, 0, start, offset)
+            self._tables.write((virtio, frame))
+        else:
+            self._tables.write((complete_checksum(frame, start, offset),))
+
+    def finish_run(self) -> None:
+        """Write the pieces that were stitched together so far."""
+        run = self._run
+        if run.epoch is None:
+            return
+        try:
+            if self._tables.tap_offloads:
+                self._tables.write(run.finish())
+            else:
+                for frame in run.finish_singly():
+                    self._tables.write((frame,))
+        except ProtocolError:
+            assert self._run_sender is not None
+            self._run_sender.drop("malformed")
+
+    def forget(self, forwarder: Forwarder) -> None:
+        for name in [name for name in self._relayed if forwarder is name[3]]:
+            del self._relayed[name]

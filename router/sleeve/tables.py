@@ -1,0 +1,46 @@
+"""What both directions of the hot path share: tables that steering fills, and the TAP to write to.
+
+Steering replaces `forwarders` as a whole and changes `epochs` in place, between turns only.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from router.overlay.switch import Switch
+from router.sleeve.forwarder import Forwarder
+from router.sleeve.session import ReceiveEpoch
+
+
+class FrameSink(Protocol):
+    """What takes frames for the bridge. With `offloads`, a virtio header comes first."""
+
+    @property
+    def offloads(self) -> tuple[str, ...]: ...
+
+    def write(self, parts: Sequence[bytes | memoryview]) -> str:
+        """Write one frame; return the name of the error that it met, empty if none."""
+        ...
+
+
+class Tables:
+    def __init__(self, switch: Switch, tap: FrameSink) -> None:
+        self.switch = switch
+        self.drops: dict[str, int] = {}
+        """What was dropped and belongs to no session, by reason."""
+        self.forwarders: dict[int, Forwarder] = {}
+        """By the short id of the neighbour."""
+        self.epochs: dict[int, tuple[ReceiveEpoch, Forwarder]] = {}
+        """By receiver index."""
+        self.waiting: list[Forwarder] = []
+        """Forwarders with something to flush; they enter themselves."""
+        self.tap_offloads = bool(tap.offloads)
+        self._tap = tap
+
+    def write(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Write one frame to the TAP, behind its virtio header if `tap_offloads`."""
+        error = self._tap.write(parts)
+        if error:
+            self.drop(f"tap-{error}")
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + count
