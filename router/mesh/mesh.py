@@ -140,9 +140,6 @@ class Mesh:
         self._targets.remember(filter(None, (read_address(text, port) for text in remembered)), now)
         for peer in adopted:
             self._links.adopt(peer.name, peer.host)
-            address = read_address(address_text(peer.host, port), port)
-            if address is not None:
-                self._targets.expect(address, peer.name, now)
         self.neighbours_changed(now)
 
     # --- links -------------------------------------------------------------------------------
@@ -468,6 +465,10 @@ class Mesh:
                 found[name] = [address for address in addresses if address is not None]
                 if record.links.bit_count() >= self.connection_limit:
                     busy[name] = None
+        for name, neighbour in self._links.neighbours.items():
+            if neighbour.uid is None:  # adopted, and not met yet: where its datagrams come from
+                address = read_address(address_text(neighbour.address, self._port), self._port)
+                found.setdefault(name, []).extend([address] if address is not None else [])
         found.pop(self.ourself, None)
         self._targets.discover(found, busy, now)
         self._remember_targets()

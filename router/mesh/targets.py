@@ -148,11 +148,6 @@ class Targets:
         for address in addresses:
             self._targets.setdefault(address, Target(address, Origin.REMEMBERED, now))
 
-    def expect(self, address: Address, peer: PeerName, now: float) -> None:
-        """A peer is known to have been at this address."""
-        self._next = None
-        self._targets.setdefault(address, Target(address, Origin.DISCOVERED, now, peer))
-
     def forget(self, addresses: Iterable[Address]) -> list[LinkId]:
         """Drop these, if they are there; returns the attempts that were under way."""
         self._next = None

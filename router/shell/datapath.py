@@ -221,6 +221,8 @@ async def _try(options: DatapathOptions) -> tuple[socket.socket, Snapshot] | Non
 async def until_gone(pid: int) -> None:
     """Wait for a datapath that was told to end; one that does not is killed."""
     for _ in range(100):
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)  # if it is our child, it stays until we have looked
         try:
             os.kill(pid, 0)
         except ProcessLookupError:

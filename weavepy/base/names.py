@@ -19,7 +19,7 @@ PeerUid = NewType("PeerUid", int)
 """63 random bits, never 0."""
 
 ShortId = NewType("ShortId", int)
-"""1 to 4095; 0 means "none assigned yet"."""
+"""1 to 4094 (4095 is the broadcast); 0 means "none assigned yet"."""
 
 MAX_PEERS = 4096
 """Peers of one mesh. Short ids have 12 bits because a VXLAN network id holds two of them."""

@@ -39,8 +39,8 @@ def run(options: Options) -> int:
 
 async def _run(options: Options) -> int:
     router = Router(options)
-    await router.start()
     try:
+        await router.start()
         await router.until_stopped()
     finally:
         await router.stop()
@@ -87,8 +87,10 @@ def only_router(pid_file: Path) -> Iterator[None]:
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-        with contextlib.suppress(FileNotFoundError):
-            pid_file.unlink()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                pid_file.unlink()
     finally:
         os.close(descriptor)

@@ -192,7 +192,9 @@ class Router:
                 " choose another with --port"
             ) from error
         service = RouterService(self)
-        runner = await api.serve(service, options.directories.api_socket)
+        socket = options.directories.api_socket
+        self._undo.callback(socket.unlink, missing_ok=True)
+        runner = await api.serve(service, socket)
         self._undo.push_async_callback(runner.cleanup)
         if options.http_address is not None:
             host, port = options.http_address
@@ -213,10 +215,11 @@ class Router:
         self._stopping.set()
 
     def ask_to_forget(self) -> None:
-        """Stop, and leave nothing behind: no identity, ring, remembered peers or bridge."""
+        """Stop, and leave nothing behind: no identity, secret, ring, peers or bridge."""
         directories = self.options.directories
         self._forgets = (
             directories.identity_file,
+            directories.secret_file,
             directories.targets_file,
             *sorted(directories.state.glob(directories.database_file.name + "*")),
         )

@@ -7,11 +7,12 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from router.mesh.targets import parse_address
 from weavepy import __version__
 from weavepy.base.names import PeerName
 from weavepy.client import schema
 from weavepy.daemon import status
-from weavepy.daemon.api import NotReady
+from weavepy.daemon.api import NotFound, NotReady
 
 if TYPE_CHECKING:
     from weavepy.daemon.router import Router
@@ -118,6 +119,10 @@ class RouterService:
     async def forget(self, request: schema.ForgetRequest) -> schema.TargetsAnswer:
         mesh = self._router.node.mesh
         now = asyncio.get_running_loop().time()
+        known = {row.target for row in mesh.target_rows(now)}
+        for text in request.targets:
+            if str(parse_address(text, self._router.options.port)) not in known:
+                raise NotFound(f"{text} is not a target: `weavepy status targets` lists them")
         self._router.node.run(mesh.forget(request.targets, now), now)
         self._router.changed()
         return self._targets(now)

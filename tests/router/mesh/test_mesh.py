@@ -297,6 +297,23 @@ def test_all_routers_of_a_mesh_can_be_killed_at_once_without_a_change_of_routes(
     assert all(len(host.core.connected_peers) == 2 for host in hosts)
 
 
+def test_adopted_peers_are_dialled_even_if_no_target_is_known() -> None:
+    world, hosts = mesh_of("a", "b", "c", discovery=False)
+    world.run(3.0)
+    a, b, c = hosts
+    before = [host.routes for host in hosts]
+    world.kill(a)
+    world.kill(b)
+    world.run(1.0)
+    a.remembered = b.remembered = ()
+    a.start(adopt=True)
+    b.start(adopt=True)
+    world.run_until(lambda: b.peer in a.core.connected_peers, 5.0)
+    world.run(20.0)
+    assert [host.routes for host in hosts] == before
+    assert a.core.connected_peers == sorted([b.peer, c.peer])
+
+
 def test_an_orphan_whose_overlay_dies_is_dropped() -> None:
     world, hosts = mesh_of("a", "b", "c")
     settled(world, hosts)
