@@ -32,6 +32,7 @@ from ipam.core.effects import (
 )
 from ipam.core.election import Consensus, Election, InitMode, Observer, Seed, seed_ring_id
 from ipam.core.giver import Giver, Verdict
+from ipam.core.hints import HintTeller
 from ipam.core.messages import (
     AddressRequest,
     Answer,
@@ -40,7 +41,6 @@ from ipam.core.messages import (
     ForeignUniverse,
     HandOver,
     HandOverDone,
-    Hint,
     Message,
     Repair,
     SpaceRequest,
@@ -49,7 +49,7 @@ from ipam.core.messages import (
     encode_message,
 )
 from ipam.core.paxos import Vote
-from ipam.core.ranges import Network, Range, Universe, bounds_of, subtract, usable
+from ipam.core.ranges import Network, Range, Universe, check_subnet, subtract, why_reserved
 from ipam.core.replica import Learnt, Replica
 from ipam.core.restart import RestartCheck
 from ipam.core.ring import Entry, Ring
@@ -62,17 +62,15 @@ from weavepy.base.names import PeerName
 SAVE_NEWS_AFTER_S = 1.0
 """How long news that others wrote may wait for the disk."""
 
-HINT_INTERVAL_S = 10.0
-"""How often we tell, at most, how much we have free."""
-
 HAND_OVER_AGAIN_S = 1.0
+
+TELL_RING_INTERVAL_S = 2.0
+"""How often a peer that votes on the first ring is told, at most, that there is one."""
 
 HELD_CLAIM_INTERVAL_S = 60.0
 """How often addresses that containers hold in other peers' ranges are asked for."""
 
 LEAVING = "this host is leaving the mesh and gives out no addresses"
-
-_MAX_HINT = 2**62
 
 __all__ = [
     "Consensus",
@@ -108,7 +106,7 @@ class Ipam:
         self.network = universe
         self.universe = Universe.of(universe)
         self.default_subnet = universe if default_subnet is None else default_subnet
-        self._check_subnet(self.default_subnet)
+        check_subnet(self.default_subnet, self.network)
         self._now = now
         self._rng = rng
         self._expects_peers = expects_peers
@@ -127,13 +125,13 @@ class Ipam:
         self._held: dict[int, PersistedAddress] = {}
         self._held_claim_at = math.inf
         self._warnings: dict[str, str] = {}
+        self._told_ring_at: dict[PeerName, float] = {}
         self._next_own_request = 0
         self._out: list[IpamEffect] = []
         self._save_now = False
         self._save_at = math.inf
         self._disk_error = ""
-        self._hint_at = now
-        self._hint_told: int | None = None
+        self._hints = HintTeller(self._space)
         self._leaving_to: PeerName | None = None
         self._hand_over_again_at = math.inf
         self._hand_over: tuple[Entry, ...] = ()
@@ -155,7 +153,7 @@ class Ipam:
         self._now = now
         network = self.default_subnet if subnet is None else subnet
         try:
-            self._check_subnet(network)
+            check_subnet(network, self.network)
         except UsageError as error:
             return [AnswerRequest(request, None, str(error), "usage")]
         prefix = network.prefixlen
@@ -177,7 +175,7 @@ class Ipam:
             text = f"{self.universe.text(address)} lies outside the address range {self.network}"
             return [AnswerRequest(request, None, text, "outside-universe")]
         prefix = self.default_subnet.prefixlen if prefix_length is None else prefix_length
-        reserved = self._why_reserved(address, prefix)
+        reserved = why_reserved(self.universe, address, prefix)
         if reserved:
             return [AnswerRequest(request, None, reserved, "reserved")]
         waiting = Waiting(request, "claim", owner, None, address, prefix, now, deadline)
@@ -305,6 +303,8 @@ class Ipam:
         self._reachable = {peer: None for peer in sorted(reachable) if peer != self.ourself}
         for peer in [peer for peer in self._replica.foreign if peer not in self._reachable]:
             del self._replica.foreign[peer]
+        for peer in [peer for peer in self._told_ring_at if peer not in self._reachable]:
+            del self._told_ring_at[peer]
         self._allocator.restart_searches()
         return self._settle(now)
 
@@ -324,7 +324,7 @@ class Ipam:
 
     def next_deadline(self) -> Deadline:
         wanted = bool(self._allocator.waiting)
-        hint_at = self._hint_at if self._hint_differs() else math.inf
+        tells = self._replica.ring is not None and self._leaving_to is None
         return earliest(
             self._allocator.next_deadline(),
             Deadline(_or_never(self._restart.next_at()), "the check after a restart"),
@@ -332,7 +332,7 @@ class Ipam:
             Deadline(_or_never(self._space.next_cooled_at()), "an address has cooled down"),
             Deadline(self._held_claim_at if self._held else math.inf, "addresses held elsewhere"),
             Deadline(self._save_at, "news to save"),
-            Deadline(hint_at, "a hint to tell"),
+            Deadline(_or_never(self._hints.next_at() if tells else None), "a hint to tell"),
             Deadline(self._hand_over_again_at, "the hand-over is not confirmed"),
         )
 
@@ -438,30 +438,6 @@ class Ipam:
         owners = [peer for peer in self._replica.ring.owners() if peer != self.ourself]
         self._restart.begin(owners, self._expects_peers, self._now)
 
-    def _check_subnet(self, network: Network) -> None:
-        if network.version != self.universe.ip_version:
-            raise UsageError(f"{network} is not of the same kind as the range {self.network}")
-        usable(network)
-        bounds = bounds_of(network)
-        if bounds.start not in self.universe or bounds.end > self.universe.end:
-            raise UsageError(
-                f"{network} lies outside the address range {self.network}: choose a subnet of it"
-            )
-
-    def _why_reserved(self, address: int, prefix_length: int) -> str:
-        bits = self.network.max_prefixlen - prefix_length
-        if not 0 <= bits <= self.network.max_prefixlen:
-            return f"/{prefix_length} is not a prefix length"
-        if bits < 2:
-            return ""
-        text = self.universe.text(address)
-        start = address >> bits << bits
-        if address == start:
-            return f"{text}/{prefix_length} is the address of the network itself: choose another"
-        if self.universe.ip_version == 4 and address == start + (1 << bits) - 1:
-            return f"{text}/{prefix_length} is a broadcast address: choose another"
-        return ""
-
     # --- helpers: requests -----------------------------------------------------------------
 
     def _add(self, waiting: Waiting, now: float) -> list[IpamEffect]:
@@ -549,10 +525,8 @@ class Ipam:
             what = f"ring {update.ring_id.hex()}"
             self._log("warning", self._foreign_text(source, what))
         self._handle_learnt(source, learnt, now)
-        if self._replica.ring is not None and not update.ring_id and source in self._reachable:
-            answer = self.answer(b"V")
-            if answer is not None:
-                self._send(source, Repair(answer, []))
+        if not update.ring_id:
+            self._tell_ring(source, now)
         if update.more and (learnt.entries or learnt.ring_adopted):
             self._send(source, Consult(0, self.digest()))
         if update.slices:
@@ -560,6 +534,17 @@ class Ipam:
             if wanted and not self._disk_error:
                 self._send(source, Repair(self._replica.encode_repair(entries), wanted))
         return update
+
+    def _tell_ring(self, peer: PeerName, now: float) -> None:
+        """Somebody speaks as if there were no ring yet: tell it, once in a while."""
+        if self._replica.ring is None or peer not in self._reachable:
+            return
+        if now < self._told_ring_at.get(peer, -math.inf) + TELL_RING_INTERVAL_S:
+            return
+        answer = self.answer(b"V")
+        if answer is not None:
+            self._told_ring_at[peer] = now
+            self._send(peer, Repair(answer, []))
 
     def _handle_learnt(self, source: PeerName, learnt: Learnt, now: float) -> None:
         if learnt.votes:
@@ -611,6 +596,7 @@ class Ipam:
             return
         self._replica.ring = Ring.divide(proposal.ring_id, self.universe, proposal.peers)
         self._log("info", f"the first ring was agreed on by {len(proposal.peers)} peers")
+        # Everyone who finds out says so: from here on we no longer pass votes on.
         self._wrote(self._replica.ring.entries())
 
     def _tell_votes(self, votes: Mapping[PeerName, Vote]) -> None:
@@ -702,24 +688,12 @@ class Ipam:
 
     # --- helpers: hints, warnings ----------------------------------------------------------
 
-    def _hint_differs(self) -> bool:
-        """True if what we told last is wrong by more than an eighth, or wrong about "none"."""
-        if self._replica.ring is None or self._leaving_to is not None:
-            return False
-        free, told = self._space.free_count, self._hint_told
-        if told is None or (free == 0) != (told == 0):
-            return True
-        return abs(free - told) * 8 > told
-
     def _tell_hint(self, now: float) -> None:
-        if now < self._hint_at or not self._hint_differs():
+        if self._replica.ring is None or self._leaving_to is not None:
             return
-        self._hint_at = now + HINT_INTERVAL_S
-        self._hint_told = self._space.free_count
-        stamp = (
-            self._replica.hints[self.ourself].stamp if self.ourself in self._replica.hints else 0
-        )
-        hint = Hint(stamp + 1, min(self._space.free_count, _MAX_HINT))
+        hint = self._hints.tell(self._replica.hints.get(self.ourself), now)
+        if hint is None:
+            return
         self._replica.hints[self.ourself] = hint
         for update in self._replica.encode_news(Learnt(hints={self.ourself: hint})):
             self._out.append(Announce(RING_CHANNEL, update))

@@ -118,6 +118,35 @@ def usable(network: Network) -> Range:
     return Range(whole.start + 1, whole.end - 1 if network.version == 4 else whole.end)
 
 
+def check_subnet(network: Network, universe: Network) -> None:
+    """Raise `UsageError` unless addresses can be given out in this network."""
+    if network.version != universe.version:
+        raise UsageError(f"{network} is not of the same kind as the address range {universe}")
+    usable(network)
+    inner, outer = bounds_of(network), bounds_of(universe)
+    if inner.start < outer.start or inner.end > outer.end:
+        raise UsageError(
+            f"{network} lies outside the address range {universe}: choose a subnet of it"
+        )
+
+
+def why_reserved(universe: Universe, address: int, prefix_length: int) -> str:
+    """Return why no host may have this address in a subnet of this length; empty if one may."""
+    all_bits = 32 if universe.ip_version == 4 else 128
+    bits = all_bits - prefix_length
+    if not 0 <= bits <= all_bits:
+        return f"/{prefix_length} is not a prefix length"
+    if bits < MIN_HOST_BITS:
+        return ""
+    text = universe.text(address)
+    start = address >> bits << bits
+    if address == start:
+        return f"{text}/{prefix_length} is the address of the network itself: choose another"
+    if universe.ip_version == 4 and address == start + (1 << bits) - 1:
+        return f"{text}/{prefix_length} is a broadcast address: choose another"
+    return ""
+
+
 def normalise(ranges: Iterable[Range]) -> list[Range]:
     """Return the same addresses as sorted, disjoint ranges that do not touch."""
     merged: list[Range] = []

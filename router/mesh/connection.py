@@ -22,7 +22,7 @@ from router.mesh.messages import (
     encode_parts,
 )
 from router.mesh.stream import SecureStream
-from weavepy.base.deadline import Deadline, earliest
+from weavepy.base.deadline import Deadline
 from weavepy.base.gossip import Channel
 
 HEARTBEAT_S = 1.0
@@ -188,15 +188,24 @@ class Connection:
         """We were asleep ourselves, so what it sent meanwhile has not been read yet."""
         self.heard_at = max(self.heard_at, now)
 
-    def next_deadline(self) -> Deadline:
+    def due_at(self) -> float:
+        """When `handle_timeout` wants to be called; asked after each event, so it is quick."""
         if self.phase is Phase.DIALLING:
-            return Deadline(self._dial_deadline, f"give up dialling {self.address}")
+            return self._dial_deadline
         if self._handshake is not None:
-            return Deadline(self._handshake.deadline, f"end of the handshake with {self.address}")
-        dead = Deadline(self.heard_at + DEAD_S, f"silence of {self.address}")
-        if self.paused:
-            return dead
-        return earliest(dead, Deadline(self._sent_at + HEARTBEAT_S, f"heartbeat to {self.address}"))
+            return self._handshake.deadline
+        dead_at = self.heard_at + DEAD_S
+        return dead_at if self.paused else min(dead_at, self._sent_at + HEARTBEAT_S)
+
+    def next_deadline(self) -> Deadline:
+        at = self.due_at()
+        if self.phase is Phase.DIALLING:
+            return Deadline(at, f"give up dialling {self.address}")
+        if self._handshake is not None:
+            return Deadline(at, f"end of the handshake with {self.address}")
+        if at == self.heard_at + DEAD_S:
+            return Deadline(at, f"silence of {self.address}")
+        return Deadline(at, f"heartbeat to {self.address}")
 
 
 class TimedOut(Exception):

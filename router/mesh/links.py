@@ -29,7 +29,7 @@ from router.mesh.messages import GOODBYE_DUPLICATE, GOODBYE_LEAVE, ControlMessag
 from router.mesh.neighbours import Neighbour, Verdict, judge
 from router.mesh.refusals import Refusals
 from router.mesh.targets import Address, Targets, parse_address
-from weavepy.base.deadline import Deadline, earliest
+from weavepy.base.deadline import NEVER, Deadline
 from weavepy.base.errors import ProtocolError, UsageError
 from weavepy.base.gossip import Channel
 from weavepy.base.names import PeerName
@@ -211,7 +211,8 @@ class Links:
                     self._effects.append(SendBytes(connection.link, heartbeat))
 
     def next_deadline(self) -> Deadline:
-        return earliest(*(connection.next_deadline() for connection in self.connections.values()))
+        first = min(self.connections.values(), key=Connection.due_at, default=None)
+        return NEVER if first is None else first.next_deadline()
 
     def forgive_silence(self, now: float) -> None:
         for connection in self.connections.values():

@@ -131,11 +131,16 @@ class Negotiator:
             effects.append(OverlayUp(peer))
         return effects
 
-    def handle_disconnected(self, peer: PeerName) -> list[NegotiationEffect]:
-        """The session lives on as long as records come in: a router may be restarting."""
-        if self._controls.pop(peer, None) is None or peer in self._up:
-            return []
-        return [TellDatapath(RemoveSession(peer))]
+    def handle_disconnected(self, peer: PeerName, left: bool) -> list[NegotiationEffect]:
+        """The session lives on as long as records come in: a router may be restarting.
+
+        Unless it `left`, saying so: then its datapath is about to end as well.
+        """
+        known = self._controls.pop(peer, None) is not None
+        if left:
+            known = peer in self._up or known
+            self._up.pop(peer, None)
+        return [TellDatapath(RemoveSession(peer))] if known and peer not in self._up else []
 
     def handle_message(self, peer: PeerName, payload: bytes, now: float) -> list[NegotiationEffect]:
         """Raises `ProtocolError` if the peer's overlay talks nonsense."""

@@ -71,6 +71,7 @@ class _Portable:
             udp_drops=lambda: sum(map(queue_drops, self._sockets)),
         )
         self._ending = asyncio.Event()
+        self._failure: WeavepyError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._router: socket.socket | None = None
@@ -98,6 +99,8 @@ class _Portable:
             done, _ = await asyncio.wait((ending, *tasks), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            if self._failure is not None:
+                raise self._failure
         finally:
             loop.remove_reader(self._tap.fileno())
             loop.remove_reader(self._link.listener.fileno())
@@ -154,7 +157,11 @@ class _Portable:
                 self._datapath.engine.drop(f"send-{type(error).__name__}")
 
     def _read_tap(self) -> None:
-        self._datapath.read_frames(time.monotonic())
+        try:
+            self._datapath.read_frames(time.monotonic())
+        except WeavepyError as error:
+            self._failure = error
+            self._ending.set()
         self._end_turn()
 
     def _greet_router(self) -> None:

@@ -89,12 +89,18 @@ class Tap:
             fcntl.ioctl(any_socket, _SIOCSIFMTU, request)
 
     def read_into(self, buffer: memoryview) -> int:
-        """Read one frame, its virtio header first if there are offloads; 0 when none waits."""
+        """Read one frame, its virtio header first if there are offloads; 0 when none waits.
+
+        Raises `WeavepyError` if someone deleted the device.
+        """
         try:
             return os.readv(self._fd, (buffer,))
         except OSError as error:
-            # EIO, EBADFD: the device is down or was deleted under us; the router sees to that.
-            if error.errno in (errno.EAGAIN, errno.EINTR, errno.EIO, errno.EBADFD):
+            if error.errno == errno.EBADFD:
+                # It would be "readable" for ever; the router starts a datapath that is gone anew.
+                raise WeavepyError(f"the TAP {self.name} was deleted under the datapath") from error
+            # EIO: the device is down, and may come up again.
+            if error.errno in (errno.EAGAIN, errno.EINTR, errno.EIO):
                 return 0
             raise
 

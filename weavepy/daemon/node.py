@@ -159,7 +159,7 @@ class Node:
                     now,
                 )
             case PeerDisconnected(peer=peer):
-                return self.negotiator.handle_disconnected(peer)
+                return self.negotiator.handle_disconnected(peer, effect.left)
             case OverlayMessageReceived(peer=peer, payload=payload):
                 return self._overlay_message(peer, payload, now)
             case GossipReceived(source=source, update=update):

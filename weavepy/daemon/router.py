@@ -30,6 +30,7 @@ from router.shell.host import Host
 from router.shell.tcp import TcpShell
 from router.sleeve.messages import FromDatapath, SetMtu, Shutdown, Snapshot
 from router.sleeve.negotiation import Negotiator, TellDatapath
+from weavepy import __version__
 from weavepy.base.effects import LogLine
 from weavepy.base.errors import WeavepyError
 from weavepy.base.names import PeerName, PeerUid, ShortId
@@ -133,6 +134,7 @@ class Router:
             encrypted=options.encrypted,
             port=options.port,
             udp_port=options.port,
+            version=__version__,
             channels={} if ipam is None else {"ring": ipam},
             rng=rng,
             now=now,

@@ -11,16 +11,19 @@ import select
 import socket
 import struct
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from weavepy.lab.system import in_namespace
+from weavepy.lab.system import in_namespace, in_parallel, run
 
 MAX_OUTSTANDING = 16
 """Pairs under way at one time: a burst of them must not be what makes them fail."""
 
 ECHO_TIMEOUT_S = 1.0
+
+BLOCK_SIDE = 12
+"""Sources and destinations of one block; 288 entries for its pairs are within every limit."""
 
 _ICMP_ECHO_REPLY = 0
 _ICMP_ECHO_REQUEST = 8
@@ -176,12 +179,28 @@ class Matrix:
 
 
 def ping_matrix(namespaces: dict[str, str], pairs: Sequence[Pair], count: int) -> None:
-    """Fill in what became of each pair. `namespaces` are those of the sources, by name."""
+    """Fill in what became of each pair. `namespaces` are those of all that take part, by name.
+
+    A pair costs two entries of the neighbour table that all namespaces share with the machine.
+    So a large matrix is done in blocks, and the entries are dropped after each.
+    """
     matrix = Matrix(namespaces, count)
+    places = {name: index // BLOCK_SIDE for index, name in enumerate(namespaces)}
+    blocks: dict[tuple[int, int], list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        blocks[places[pair.source], places[pair.destination]].append(pair)
     try:
-        matrix.run(pairs)
+        for block in blocks.values():
+            matrix.run(block)
+            if len(blocks) > 1:
+                names = {name for pair in block for name in (pair.source, pair.destination)}
+                in_parallel(_forget_neighbours, [namespaces[name] for name in sorted(names)])
     finally:
         matrix.close()
+
+
+def _forget_neighbours(namespace: str) -> None:
+    run(["ip", "-n", namespace, "neighbour", "flush", "all"])
 
 
 # --- one to one, again and again -----------------------------------------------------------------

@@ -91,10 +91,8 @@ def _refuse_if_there(store: Store) -> None:
 
 
 def _start_routers(store: Store, state: State) -> None:
-    try:
-        for host in state.plan.host_nodes:
-            routers.start(store, state, host)
-    finally:
+    for host in state.plan.host_nodes:
+        routers.start(store, state, host)
         store.write(state)
 
 

@@ -78,6 +78,8 @@ class LinkEnd:
     interface: str
     port: str
     address: str
+    mac: str
+    """Of the host's interface."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -110,7 +112,8 @@ class Link:
 
     def _end(self, host: int, other: int, offset: int) -> LinkEnd:
         address = IPv4Address(int(UNDERLAY.network_address) + 4 * self.index + offset)
-        return LinkEnd(host, f"u{other}", f"h{host}-{other}", str(address))
+        mac = f"02:99:00:00:{host:02x}:{other:02x}"
+        return LinkEnd(host, f"u{other}", f"h{host}-{other}", str(address), mac)
 
 
 @dataclass(frozen=True, slots=True)

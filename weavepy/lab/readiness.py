@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from weavepy.client import schema
 from weavepy.lab.plan import Plan
 
-MAX_REASONS = 6
+MAX_REASONS = 3
 """An operator reads the first few; the others tend to say the same."""
 
 

@@ -17,7 +17,7 @@ import msgspec
 from weavepy.base.errors import UsageError
 from weavepy.base.settings import Directories
 from weavepy.lab.plan import Plan, check_name, make_plan
-from weavepy.lab.system import LabError, start_ticks
+from weavepy.lab.system import LabError, held_locks, start_ticks
 
 DEFAULT_DIRECTORY = Path("/run/weavepy-lab")
 
@@ -177,9 +177,11 @@ class Store:
             descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 if self._try_lock(descriptor):
+                    held_locks.add(descriptor)
                     yield
                     return
             finally:
+                held_locks.discard(descriptor)
                 os.close(descriptor)
             if time.monotonic() > deadline:
                 raise LabError(f"another command works on lab {self.name!r}; try again later")

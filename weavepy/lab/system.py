@@ -73,11 +73,21 @@ def require_tool(tool: str) -> None:
         raise ToolMissing(tool)
 
 
+held_locks: set[int] = set()
+"""Descriptors of the locks that we hold. Tools inherit them: if we are killed while one of them
+makes something, whoever cleans up waits for it to finish instead of missing what it makes."""
+
+
 def run(argv: Sequence[str], input_text: str = "", timeout_s: float = TOOL_TIMEOUT_S) -> str:
     """Return what the tool printed; raises `ToolFailed` with what it complained about."""
     try:
         done = subprocess.run(
-            argv, input=input_text, capture_output=True, text=True, timeout=timeout_s
+            argv,
+            input=input_text,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            pass_fds=tuple(held_locks),
         )
     except FileNotFoundError as error:
         raise ToolMissing(argv[0]) from error

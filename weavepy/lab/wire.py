@@ -3,6 +3,10 @@
 Two surprises. On many machines bridged packets pass iptables (br_netfilter), so a firewall of
 the machine could bite in the wire; that is switched off there. And veth pairs are made with each
 end already in its namespace, so no interface ever shows up among the machine's own.
+
+The two hosts of a link know each other's MAC address for good, as hosts behind routers do: no ARP
+to be lost on a bad link, and no entry in the kernel's neighbour table, whose size (1,024 by
+default) all namespaces of a machine, and the machine itself, share.
 """
 
 import signal
@@ -61,7 +65,7 @@ def _wire_commands(plan: Plan) -> list[str]:
         commands.append(f"link add {bridge} mtu {mtu} type bridge {_QUIET_BRIDGE}")
         for end in link.ends:
             host = namespace_name(plan.name, f"h{end.host}")
-            peer = f"name {end.interface} mtu {mtu} netns {host}"
+            peer = f"name {end.interface} address {end.mac} mtu {mtu} netns {host}"
             commands += [
                 f"link add {end.port} mtu {mtu} type veth peer {peer}",
                 f"link set {end.port} master {bridge}",
@@ -75,9 +79,11 @@ def _host_commands(plan: Plan, host: int) -> list[str]:
     commands = []
     for link in plan.links_of(host):
         end = link.end_at(host)
+        other = link.end_at(link.low + link.high - host)
         commands += [
             f"address add {end.address}/{link.prefix_length} dev {end.interface}",
             f"link set {end.interface} up",
+            f"neighbour add {other.address} lladdr {other.mac} nud permanent dev {end.interface}",
         ]
     return commands
 

@@ -4,8 +4,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from ipam.core.effects import RunningAddress
+from ipam.core.effects import RunningAddress, Unicast
 from ipam.core.election import Consensus, Observer, Seed
+from ipam.core.messages import SpaceRequest, decode_message, encode_message
 from tests.ipam.core.mesh import TestMesh, address, peer_name
 from weavepy.base.errors import UsageError, WeavepyError
 
@@ -365,3 +366,65 @@ def test_what_a_running_container_holds_in_the_range_of_a_peer_is_listed_then_fe
     mesh.run(3)
     assert [(row.address, row.owner) for row in peer.addresses()] == [(row.address, "stray")]
     assert not peer.status(mesh.now).warnings
+
+
+def test_an_address_that_is_cooling_here_may_be_claimed_on_another_host() -> None:
+    mesh = TestMesh(2)
+    mesh.claim(1, "moving", "10.32.0.200")
+    mesh.release(1, "moving")
+    assert mesh.given(mesh.claim(0, "moving", "10.32.0.200")) == "10.32.0.200"
+    mesh.run(70)
+    assert address("10.32.0.200") not in mesh.disks[mesh.names[1]].rows
+    mesh.check_no_duplicates()
+
+
+def roll_back_a_donor(mesh: TestMesh, *, others_know: bool) -> None:
+    """Let the first peer give to the second, forget it, and meet only the third afterwards."""
+    mesh.prime(0)
+    old = mesh.disks[mesh.names[0]].copy()
+    if not others_know:
+        mesh.partition([0, 1], [2])
+    for number in range(9):
+        assert mesh.given(mesh.allocate(1, f"c{number}")) is not None
+    mesh.crash(mesh.names[0])
+    mesh.disks[mesh.names[0]] = old
+    mesh.start(mesh.names[0])
+    mesh.partition([0, 2], [1])
+    for number in range(8):
+        mesh.allocate(2, f"d{number}", timeout_s=3)
+    mesh.heal()
+    mesh.run(10)
+
+
+def test_a_donor_that_was_rolled_back_hears_from_others_what_it_gave() -> None:
+    mesh = TestMesh(3, universe="10.32.0.0/28")
+    roll_back_a_donor(mesh, others_know=True)
+    mesh.check_no_duplicates()
+    mesh.check_converged()
+
+
+def test_what_was_given_twice_because_nobody_could_know_is_frozen_and_listed() -> None:
+    """A rolled-back disk, and the one peer that knew away: nothing can prevent this."""
+    mesh = TestMesh(3, universe="10.32.0.0/28")
+    roll_back_a_donor(mesh, others_know=False)
+    for name in mesh.names:
+        status = mesh.peers[name].status(mesh.now)
+        assert status.frozen
+        assert status.warnings or name != mesh.names[0]
+    frozen = mesh.allocate(1, "another", "10.32.0.0/28", timeout_s=3)
+    assert "frozen" in mesh.error(frozen)
+
+
+def test_a_donor_whose_check_after_a_restart_is_not_over_says_it_is_busy() -> None:
+    mesh = TestMesh(2, universe="10.32.0.0/28")
+    mesh.prime(0)
+    before = mesh.peers[mesh.names[0]].digest()
+    mesh.crash(mesh.names[0])
+    donor = mesh.start(mesh.names[0])
+    ring = donor.ring
+    assert ring is not None
+    ask = encode_message(SpaceRequest(1, ring.ring_id, 0, 15, False))
+    effects = donor.handle_unicast(mesh.names[1], ask, mesh.now)
+    answers = [decode_message(e.payload) for e in effects if isinstance(e, Unicast)]
+    assert [(answer.granted, answer.kind) for answer in answers] == [(False, "busy")]
+    assert donor.digest() == before

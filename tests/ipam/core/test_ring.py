@@ -130,6 +130,19 @@ def test_a_donation_from_the_middle_leaves_both_ends_with_the_giver() -> None:
     ring.check_tiles()
 
 
+def test_a_donation_may_span_several_entries_of_the_giver() -> None:
+    ring = Ring.divide(b"ring", UNIVERSE, NAMES[:2])
+    ring.donate(NAMES[1], FIRST + 16, 8, NAMES[0], 1)
+    written = ring.donate(NAMES[0], FIRST + 8, 12, NAMES[2], 2)
+    assert ring.ranges_of(NAMES[2]) == [Range(FIRST + 8, FIRST + 20)]
+    assert ring.ranges_of(NAMES[0]) == [
+        Range(FIRST, FIRST + 8),
+        Range(FIRST + 20, FIRST + 24),
+    ]
+    assert [entry.token - FIRST for entry in written] == [0, 8, 16, 20]
+    ring.check_tiles()
+
+
 def test_a_ring_whose_range_crosses_the_end_knows_whose_addresses_those_are() -> None:
     ring = Ring(b"ring", UNIVERSE)
     ring.join(

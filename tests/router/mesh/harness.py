@@ -92,6 +92,7 @@ class Host:
         """What the datapath has: it survives the router."""
         self.remembered: tuple[str, ...] = ()
         self.sent_bytes = 0
+        self._due_at: float | None = None
         self._loop: EffectLoop[object] = EffectLoop(self._perform)
 
     @property
@@ -105,6 +106,7 @@ class Host:
 
     def start(self, *targets: str, adopt: bool = False, **changes: object) -> None:
         self.runs += 1
+        self._due_at = None
         options = {**self.options, **changes}
         adopted = []
         short_id = None
@@ -138,7 +140,13 @@ class Host:
         }
         self.mesh = Mesh(**{**arguments, **options})  # type: ignore[arg-type]
 
+    def due_at(self) -> float:
+        if self._due_at is None:
+            self._due_at = float("inf") if self.mesh is None else self.mesh.next_deadline().at
+        return self._due_at
+
     def do(self, effects: Iterable[object]) -> None:
+        self._due_at = None
         self._loop.run(effects, self.world.now)
 
     def seen(self, kind: type) -> list[MeshEffect]:
@@ -214,8 +222,8 @@ class World:
             at = self._events[0][0] if self._events else end + 1
             first = None
             for host in self.hosts.values():
-                if host.mesh is not None and host.mesh.next_deadline().at < at:
-                    at = host.mesh.next_deadline().at
+                if host.mesh is not None and host.due_at() < at:
+                    at = host.due_at()
                     first = host
             if at > end:
                 self.now = end

@@ -454,6 +454,19 @@ def test_it_ends_cleanly_and_starts_over_what_is_stale(options: tuple[str, ...],
         assert host.report().tap == "weavetap"
 
 
+@pytest.mark.parametrize("options", [OFFLOAD, PORTABLE])
+def test_it_ends_when_its_tap_is_deleted_and_does_not_spin(options: tuple[str, ...]) -> None:
+    with World(options) as world:
+        (host,) = world.hosts
+        run("ip", "-n", host.namespace, "link", "set", "weavetap", "down")
+        assert host.report().tap == "weavetap"
+        run("ip", "-n", host.namespace, "link", "del", "weavetap")
+        assert host.process is not None
+        assert host.process.wait(10.0) == 1
+        assert "was deleted" in (host.directory / "log").read_text()
+        assert not host.socket_path.exists()
+
+
 def test_only_root_may_speak_to_it(offloading: World) -> None:
     assert offloading.hosts[0].socket_path.stat().st_mode & 0o777 == 0o600
 

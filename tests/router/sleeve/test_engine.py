@@ -98,6 +98,31 @@ def test_a_large_frame_arrives_whole(ipv6: bool, protocol: int) -> None:
     assert b"".join(two.bridge) == flow.virtio() + between(flow, one, two)[0]
 
 
+def test_large_frames_that_follow_each_other_stay_apart() -> None:
+    wire, one, two = pair()
+    flow = replace(LARGE, payload=bytes(10 * LARGE.mss))
+    for _ in range(3):
+        one.feed(*between(flow, one, two))
+    wire.run()
+    assert two.bridge == [flow.virtio() + between(flow, one, two)[0]] * 3
+
+
+def test_a_piece_beyond_its_count_is_malformed_and_not_relayed() -> None:
+    # A relay gives each piece the counter base + number. A number beyond the count would take
+    # a counter that was not reserved for it, and use a nonce twice.
+    wire, (one, two, three) = chain(3)
+    forwarder = one.forwarder(two)
+    reserved = forwarder.reserve(1)
+    assert reserved is not None
+    epoch, counter = reserved
+    plaintext = pack_inner_header(1, 3, KIND_PIECE, 5) + bytes(100)
+    forwarder.seal(epoch, 1, counter, 2, 2, plaintext)
+    wire.run()
+    assert two.drops()["malformed"] == 1
+    assert two.forwarder(three).drops == {}
+    assert "malformed" not in three.drops()
+
+
 @given(st.sets(st.integers(0, 44)), st.sampled_from((False, True)))
 @settings(max_examples=25, deadline=None)
 def test_what_is_lost_is_only_what_was_lost(lost: set[int], relayed: bool) -> None:
@@ -244,6 +269,8 @@ def test_a_broadcast_arrives_once_even_if_the_routes_are_a_loop() -> None:
     assert nodes[1].bridge == nodes[2].bridge == [PLAIN_VIRTIO + frame]
     # The copies that came over the third side were counted, and went no further.
     assert [node.drops().get("duplicate-broadcast") for node in nodes] == [None, 1, 1]
+    # Nobody sent it back to whom it came from.
+    assert nodes[0].drops().get("looped-back") is None
 
 
 def test_an_unknown_destination_is_flooded_and_a_known_one_is_not() -> None:

@@ -128,7 +128,7 @@ def test_a_session_outlives_the_control_connection_until_it_goes_down_itself() -
     pair.connect()
     ann = pair.ends[ANN]
     pair.carry(ANN, ann.handle_datapath(SessionUp(BOB, "10.0.0.2", 6783), 0.5))
-    pair.carry(ANN, ann.handle_disconnected(BOB))
+    pair.carry(ANN, ann.handle_disconnected(BOB, left=False))
     assert pair.removed[ANN] == []
     assert ann.is_up(BOB)
     pair.carry(ANN, ann.handle_datapath(SessionDown(BOB, "silence"), 9.0))
@@ -139,8 +139,18 @@ def test_a_session_outlives_the_control_connection_until_it_goes_down_itself() -
 def test_a_session_that_never_came_up_goes_with_its_control_connection() -> None:
     pair = Pair()
     pair.connect()
-    pair.carry(ANN, pair.ends[ANN].handle_disconnected(BOB))
+    pair.carry(ANN, pair.ends[ANN].handle_disconnected(BOB, left=False))
     assert pair.removed[ANN] == [BOB]
+
+
+def test_a_peer_that_says_goodbye_takes_its_session_with_it() -> None:
+    pair = Pair()
+    pair.connect()
+    ann = pair.ends[ANN]
+    ann.handle_datapath(SessionUp(BOB, "10.0.0.2", 6783), 0.5)
+    pair.carry(ANN, ann.handle_disconnected(BOB, left=True))
+    assert pair.removed[ANN] == [BOB]
+    assert not ann.is_up(BOB)
 
 
 def test_the_dialler_opens_anew_while_a_connected_peer_has_no_session() -> None:

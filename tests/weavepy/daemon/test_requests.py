@@ -27,7 +27,9 @@ async def test_what_the_core_says_is_wrong_is_raised() -> None:
     requests = Requests()
 
     def start(number: int) -> None:
-        requests.answer(AnswerRequest(number, None, "10.32.0.5 is in use by web on host2", "in-use"))
+        requests.answer(
+            AnswerRequest(number, None, "10.32.0.5 is in use by web on host2", "in-use")
+        )
 
     with pytest.raises(Conflict, match="in use by web"):
         await requests.ask(start, lambda number: None, 1.0, why_late)

@@ -60,7 +60,8 @@ def test_a_pair_is_done_with_its_first_answer_after_lost_requests(
     plan = built(hosts=2, containers=0)
     run(["ip", "-n", plan.wire, "link", "set", "l1-2", "down"])
     pairs = [Pair("h1", "h2", "10.99.0.2")]
-    ping_matrix({"h1": plan.namespace(plan.node("h1"))}, pairs, count=2)
+    namespaces = {host.name: plan.namespace(host) for host in plan.host_nodes}
+    ping_matrix(namespaces, pairs, count=2)
     assert (pairs[0].ok, pairs[0].lost) == (False, 2)
 
 

@@ -106,7 +106,6 @@ def udp() -> socket.socket:
 @pytest.fixture
 def line(built: Callable[..., Plan], tmp_path: Path) -> Iterator[Line]:
     made = Line(built(hosts=2, containers=0), tmp_path / "relay.log")
-    assert made.answered() == 5, "and both ends know each other's MAC, however much is lost later"
     yield made
     made.stop_relay()
 

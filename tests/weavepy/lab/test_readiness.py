@@ -140,4 +140,4 @@ def test_a_router_without_datapath_is_not_ready() -> None:
 
 def test_a_long_list_of_reasons_is_cut() -> None:
     assert summary(["a", "b"]) == "a; b"
-    assert summary([str(number) for number in range(9)]) == "0; 1; 2; 3; 4; 5; and 3 more"
+    assert summary([str(number) for number in range(9)]) == "0; 1; 2; and 6 more"

@@ -1,5 +1,6 @@
 import os
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from weavepy.lab import state as state_module
 from weavepy.lab.plan import make_plan
 from weavepy.lab.state import Impairment, ProcessRecord, Store, new_state
-from weavepy.lab.system import LabError, start_ticks
+from weavepy.lab.system import LabError, start_ticks, wait_until
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -92,3 +93,31 @@ def test_an_impairment_is_told_in_one_line() -> None:
     assert str(Impairment()) == "ok"
     bad = Impairment(down=True, loss=0.015, delay_ms=20, mtu_bytes=1400, rate_bits=100_000_000)
     assert str(bad) == "down, loss 1.5%, delay 20ms, mtu 1400, rate 100mbit"
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from weavepy.lab.state import Store
+from weavepy.lab.system import run
+with Store("lab", Path(sys.argv[1])).lock():
+    run(["sh", "-c", "touch $0/started; sleep 1", sys.argv[1]])
+"""
+
+
+def test_a_tool_that_outlives_a_killed_command_still_holds_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "LOCK_TIMEOUT_S", 0.1)
+    store = Store("lab", tmp_path)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)])
+    try:
+        assert wait_until((tmp_path / "started").exists, 10)
+    finally:
+        holder.kill()
+        holder.wait()
+    with pytest.raises(LabError, match="another command"), store.lock():
+        pass
+    monkeypatch.setattr(state_module, "LOCK_TIMEOUT_S", 10)
+    with store.lock():
+        pass
