@@ -16,7 +16,7 @@ class Timer:
         self._fire = fire
         self._handle: asyncio.Handle | None = None
         self._at = math.inf
-        """What the handle waits for. Ours, as uvloop's handle does not know for a time just past."""
+        """What the handle waits for. uvloop's handle of a time in the past does not know."""
 
     def arm(self) -> None:
         """Call after every input: what the cores wait for may have changed."""
