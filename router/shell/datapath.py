@@ -7,6 +7,7 @@ it starts a process of its own.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -143,9 +144,11 @@ class DatapathLink:
             except (BlockingIOError, InterruptedError):
                 loop.add_writer(self._socket.fileno(), self._write)
                 return
-            except OSError:
-                self._unsent.clear()  # the reader hears of it and reports
-                break
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    self._unsent.clear()  # the reader hears of it and reports
+                    break
+                log.error("a message of %d bytes is too large", len(self._unsent[0]))
             del self._unsent[0]
         loop.remove_writer(self._socket.fileno())
 

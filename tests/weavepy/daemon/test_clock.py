@@ -6,7 +6,6 @@ import uvloop
 from weavepy.base.deadline import NEVER, Deadline
 from weavepy.daemon.clock import Timer
 
-
 UVLOOP_TICK_S = 0.002
 """libuv counts whole milliseconds; a core that is asked too early just says the deadline again."""
 

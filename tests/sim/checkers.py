@@ -1,0 +1,396 @@
+"""What must hold, checked from outside: none of it asks the code that is being checked.
+
+| checker    | says                                                                             |
+|------------|----------------------------------------------------------------------------------|
+| containers | no address is on two containers that live, routers or not                         |
+| writes     | each change of the ring is made by the owner of what it changes, one version up   |
+| disks      | what a peer wrote and told others is on its disk, before                          |
+| views      | no two peers take one address for their own; all views joined tile the universe   |
+| answers    | each request is answered in time; what it was promised is on disk                 |
+| frames     | none is delivered twice                                                           |
+| queues     | have bounds                                                                       |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ipam.core.effects import RING_CHANNEL, AnswerRequest
+from ipam.core.ipam import Ipam
+from ipam.core.messages import Update, UpdateCodec
+from ipam.core.ring import Entry
+from router.mesh.mesh import Mesh
+from tests.sim.world import SimulationFailure, World
+from weavepy.base.errors import ProtocolError
+from weavepy.base.gossip import Announce, Unicast
+
+if TYPE_CHECKING:
+    from tests.sim.peers import Host, Request
+
+ANSWER_MARGIN_S = 1.5
+MAX_HELD_EFFECTS = 5000
+
+Key = tuple[bytes, int, int]
+"""Ring id, token, version."""
+
+
+@dataclass
+class Watch:
+    """What the checkers remember of one router."""
+
+    entries: list[Entry] = field(default_factory=list)
+    by_token: dict[int, Entry] = field(default_factory=dict)
+    unsaved: dict[Key, None] = field(default_factory=dict)
+
+
+class WatchedChannel:
+    """The ring as the mesh sees it, with what it tells written down."""
+
+    def __init__(self, host: Host, ipam: Ipam, checkers: Checkers) -> None:
+        self._host = host
+        self._ipam = ipam
+        self._checkers = checkers
+
+    def digest(self) -> bytes:
+        return self._ipam.digest()
+
+    def answer(self, digest: bytes) -> bytes | None:
+        update = self._ipam.answer(digest)
+        if update is not None:
+            self._checkers.told(self._host, update)
+        return update
+
+    def combine(self, first: bytes, second: bytes) -> bytes:
+        return self._ipam.combine(first, second)
+
+
+class Checkers:
+    def __init__(self, world: World) -> None:
+        self.hosts: list[Host] = []
+        self.deliveries: dict[int, dict[str, int]] = {}
+        """By frame: how often each host got it."""
+        self.excused: dict[str, float] = {}
+        """Hosts whose own view may be old, and until when."""
+        self.answers: dict[str, int] = {}
+        self.most_entries = 0
+        self._world = world
+        self._in_use: dict[int, tuple[Host, str]] = {}
+        self._written: dict[Key, tuple[tuple[int, str, int], str]] = {}
+        self._watches: dict[str, Watch] = {}
+        self._decoded: dict[bytes, Update | None] = {}
+        self._disk_rings: dict[bytes, Update] = {}
+        self._codec: UpdateCodec | None = None
+        self._size = 0
+
+    def fail(self, what: str) -> None:
+        raise SimulationFailure(f"at {self._world.now:.3f} s: {what}")
+
+    # --- containers --------------------------------------------------------------------------
+
+    def address_up(self, host: Host, address: int, owner: str) -> None:
+        other = self._in_use.get(address)
+        if other is not None and other != (host, owner):
+            self.fail(
+                f"address {address} went to {owner} on {host.label} while {other[1]} on"
+                f" {other[0].label} lives with it"
+            )
+        self._in_use[address] = (host, owner)
+
+    def address_down(self, host: Host, address: int) -> None:
+        holder = self._in_use.get(address)
+        if holder is not None and holder[0] is host:
+            del self._in_use[address]
+
+    @property
+    def addresses_in_use(self) -> int:
+        return len(self._in_use)
+
+    # --- one router --------------------------------------------------------------------------
+
+    def router_started(self, host: Host) -> None:
+        ipam = host.ipam
+        assert ipam is not None
+        self._codec = self._codec or UpdateCodec(ipam.universe)
+        self._size = ipam.universe.size
+        watch = Watch()
+        self._watches[host.label] = watch
+        stored = self.disk_ring(host)
+        if stored is not None and stored.ring_id:
+            self._remember(watch, list(stored.entries))
+        self._note_ring(host)
+
+    def router_ended(self, host: Host) -> None:
+        """What was written and neither saved nor told never was."""
+        watch = self._watches.get(host.label)
+        if watch is None:
+            return
+        stored = self.disk_ring(host)
+        saved = {
+            (stored.ring_id, entry.token): entry.version for entry in stored.entries
+        } if stored is not None else {}
+        for key in watch.unsaved:
+            if saved.get(key[:2], 0) < key[2]:
+                self._written.pop(key, None)
+        watch.unsaved.clear()
+
+    def watch_channel(self, host: Host, ipam: Ipam) -> WatchedChannel:
+        return WatchedChannel(host, ipam, self)
+
+    def watch_mesh(self, host: Host, mesh: Mesh) -> None:
+        """See what the ring announces and sends, before the mesh seals it."""
+        announce, unicast = mesh.announce, mesh.unicast
+
+        def watched_announce(effect: Announce, now: float) -> Any:
+            if effect.channel == RING_CHANNEL:
+                self.told(host, effect.update)
+            return announce(effect, now)
+
+        def watched_unicast(effect: Unicast, now: float) -> Any:
+            if effect.channel == RING_CHANNEL:
+                for update in _updates_in(effect.payload):
+                    self.told(host, update)
+            return unicast(effect, now)
+
+        mesh.announce = watched_announce  # type: ignore[method-assign]  # this is the spy
+        mesh.unicast = watched_unicast  # type: ignore[method-assign]
+
+    def after_input(self, host: Host) -> None:
+        self._note_ring(host)
+        node = host.node
+        if node is not None and len(node._held) > MAX_HELD_EFFECTS:
+            self.fail(f"{host.label} holds {len(node._held)} effects back for its disk")
+
+    def persisted(self, host: Host) -> None:
+        self._note_ring(host)
+        watch = self._watches[host.label]
+        stored = self.disk_ring(host)
+        if stored is None:
+            return
+        versions = {(stored.ring_id, entry.token): entry.version for entry in stored.entries}
+        for key in [key for key in watch.unsaved if versions.get(key[:2], 0) >= key[2]]:
+            del watch.unsaved[key]
+
+    # --- writes ------------------------------------------------------------------------------
+
+    def _note_ring(self, host: Host) -> None:
+        ipam = host.ipam
+        if ipam is None or ipam.ring is None:
+            return
+        entries = ipam.ring.entries()
+        watch = self._watches[host.label]
+        if entries == watch.entries:
+            return
+        self.most_entries = max(self.most_entries, len(entries))
+        ring_id = ipam.ring.ring_id
+        before = dict(watch.by_token)
+        for entry in entries:
+            old = before.get(entry.token)
+            if old == entry:
+                continue
+            if old is not None and old.version > entry.version:
+                self.fail(f"{host.label}: version went back from {old} to {entry}")
+            if entry.disputed:
+                self.fail(f"{host.label}: {entry} is disputed")
+            key = (ring_id, entry.token, entry.version)
+            content = (entry.size, str(entry.owner), entry.generation)
+            known = self._written.get(key)
+            if known is None:
+                self._check_write(host, before, entry)
+                self._written[key] = (content, host.label)
+                watch.unsaved[key] = None
+            elif known[0] != content:
+                self.fail(
+                    f"{host.label} has {entry}, but {known[1]} wrote {known[0]} under that version"
+                )
+        gone = before.keys() - {entry.token for entry in entries}
+        if gone:
+            self.fail(f"{host.label}: entries vanished: {sorted(gone)}")
+        self._remember(watch, entries)
+
+    def _remember(self, watch: Watch, entries: list[Entry]) -> None:
+        watch.entries = entries
+        watch.by_token = {entry.token: entry for entry in entries}
+
+    def _check_write(self, host: Host, before: dict[int, Entry], entry: Entry) -> None:
+        """`entry` was never seen before, so this host has just written it."""
+        if not before or entry.generation == 0:
+            if (entry.version, entry.generation) != (1, 0):
+                self.fail(f"{host.label} begins a ring with {entry}")
+            return
+        old = before.get(entry.token)
+        if old is None:
+            old = next(
+                (
+                    one
+                    for one in before.values()
+                    if (entry.token - one.token) % self._size < one.size
+                ),
+                None,
+            )
+            expected = 1
+        else:
+            expected = old.version + 1
+        if old is None or old.owner != host.name:
+            self.fail(f"{host.label} ({host.name}) wrote {entry} over {old}, which is not its own")
+        if entry.version != expected:
+            self.fail(f"{host.label} wrote {entry}, expected version {expected}")
+
+    # --- disks -------------------------------------------------------------------------------
+
+    def disk_ring(self, host: Host) -> Update | None:
+        """What the host's disk says, read anew."""
+        data = host.disk.content.ring
+        if data is None:
+            return None
+        known = self._disk_rings.get(data)
+        if known is None:
+            if len(self._disk_rings) > 200:
+                self._disk_rings.clear()
+            assert self._codec is not None
+            known = self._codec.decode(msgspec.msgpack.decode(data)["update"])
+            self._disk_rings[data] = known
+        return known
+
+    def told(self, host: Host, data: bytes) -> None:
+        """This host says this to somebody."""
+        if data in self._decoded:
+            update = self._decoded[data]
+        else:
+            if len(self._decoded) > 500:
+                self._decoded.clear()
+            assert self._codec is not None
+            try:
+                update = self._codec.decode(data)
+            except ProtocolError:
+                update = None
+            self._decoded[data] = update
+        if update is None:
+            return
+        self._note_ring(host)
+        stored = self.disk_ring(host)
+        if update.entries:
+            saved = (
+                {entry.token: entry.version for entry in stored.entries}
+                if stored is not None and stored.ring_id == update.ring_id
+                else {}
+            )
+            for entry in update.entries:
+                written = self._written.get((update.ring_id, entry.token, entry.version))
+                if written is None or written[1] != host.label or entry.generation == 0:
+                    continue
+                if saved.get(entry.token, 0) < entry.version:
+                    self.fail(f"{host.label} told {entry}, which is not on its disk")
+        vote = update.votes.get(host.name)
+        if vote is not None:
+            mine = stored.votes.get(host.name) if stored is not None else None
+            if mine is None or (mine.promised, mine.accepted) < (vote.promised, vote.accepted):
+                ring_made = stored is not None and stored.ring_id
+                if not ring_made:
+                    self.fail(f"{host.label} told its vote {vote}, but its disk has {mine}")
+
+    # --- answers -----------------------------------------------------------------------------
+
+    def answered(self, host: Host, request: Request | None, answer: AnswerRequest) -> None:
+        if request is None:
+            if not host.leaving:
+                self.fail(f"{host.label} answers request {answer.request}, which is not waiting")
+            return
+        outcome = answer.kind or "ok"
+        name = f"{request.kind} {outcome}"
+        self.answers[name] = self.answers.get(name, 0) + 1
+        if answer.address is not None:
+            row = host.disk.content.rows.get(answer.address)
+            if row is None or row.owner != request.owner or row.freed_at is not None:
+                self.fail(f"{host.label} gives {answer.address} to {request.owner}, disk has {row}")
+        self._check_time(host, request)
+
+    def _check_time(self, host: Host, request: Request) -> None:
+        late = self._world.now - request.deadline - request.paused_s
+        if late > ANSWER_MARGIN_S:
+            self.fail(f"{host.label}: {request} is {late:.1f} s late")
+
+    # --- frames ------------------------------------------------------------------------------
+
+    def frame_delivered(self, host: Host, number: int) -> None:
+        at = self.deliveries.setdefault(number, {})
+        at[host.label] = at.get(host.label, 0) + 1
+        if at[host.label] > 1:
+            self.fail(f"frame {number} was delivered twice at {host.label}")
+
+    # --- now and then ------------------------------------------------------------------------
+
+    def look_around(self) -> None:
+        """All hosts at one instant."""
+        for host in self.hosts:
+            if host.running and self._world.now >= host.paused_until and not host.disk.refuses:
+                for request in host.requests.values():
+                    self._check_time(host, request)
+        self._check_views()
+        self._check_tiles()
+
+    def _check_views(self) -> None:
+        """Nobody thinks that addresses are his which another thinks are his, too."""
+        claims: list[tuple[int, int, bytes, str]] = []
+        for host in self.hosts:
+            if self._world.now < self.excused.get(host.label, 0.0):
+                continue
+            if host.ipam is None or host.ipam.ring is None:
+                continue
+            ring = host.ipam.ring
+            first, size = ring.universe.first, ring.universe.size
+            for entry in ring.entries():
+                if entry.owner == host.name:
+                    end = entry.token + entry.size
+                    claims.append((entry.token, min(end, first + size), ring.ring_id, host.label))
+                    if end > first + size:
+                        claims.append((first, end - size, ring.ring_id, host.label))
+        claims.sort()
+        for left, right in zip(claims, claims[1:], strict=False):
+            if right[0] < left[1] and left[2] == right[2]:
+                self.fail(
+                    f"{left[3]} and {right[3]} both take {right[0]}..{min(left[1], right[1])}"
+                    " for their own"
+                )
+
+    def _check_tiles(self) -> None:
+        """All that anyone has on disk or in mind, joined, covers each address once."""
+        newest: dict[bytes, dict[int, Entry]] = {}
+        for ring_id, entries in self._everything_known():
+            joined = newest.setdefault(ring_id, {})
+            for entry in entries:
+                known = joined.get(entry.token)
+                if known is None or known.version < entry.version:
+                    joined[entry.token] = entry
+        for ring_id, joined in newest.items():
+            tokens = sorted(joined)
+            for at, token in enumerate(tokens):
+                following = tokens[(at + 1) % len(tokens)]
+                reach = (following - token) % self._size or self._size
+                if joined[token].size != reach:
+                    self.fail(
+                        f"ring {ring_id.hex()}: {joined[token]} does not reach {following}"
+                    )
+
+    def _everything_known(self) -> Iterable[tuple[bytes, Iterable[Entry]]]:
+        seen: dict[int, None] = {}
+        for host in self.hosts:
+            stored = self.disk_ring(host)
+            if stored is not None and stored.ring_id and id(stored) not in seen:
+                seen[id(stored)] = None
+                yield stored.ring_id, stored.entries
+            watch = self._watches.get(host.label)
+            if host.ipam is not None and host.ipam.ring is not None and watch is not None:
+                yield host.ipam.ring.ring_id, watch.entries
+
+
+def _updates_in(payload: bytes) -> list[bytes]:
+    """Whatever in a unicast of the ring may be an update."""
+    try:
+        message = msgspec.msgpack.decode(payload)
+    except msgspec.DecodeError:
+        return []
+    return [part for part in message if isinstance(part, bytes) and len(part) > 20]

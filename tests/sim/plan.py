@@ -1,0 +1,165 @@
+"""What befalls a mesh, drawn from a seed before anything runs.
+
+A plan is a list of steps, each complete in itself (a fault carries its own end), so any of them
+may be left out and the rest still makes sense. That is what makes a failing plan shrinkable.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+FAULT_KINDS = {
+    "cut": 8,
+    "cut-one-way": 5,
+    "cut-udp": 3,
+    "partition": 6,
+    "reset": 6,
+    "stall": 5,
+    "slow": 3,
+    "loss": 3,
+    "kill": 8,
+    "crash": 14,
+    "power": 5,
+    "pause": 4,
+    "stop": 2,
+    "stop-keep": 2,
+    "datapath": 4,
+    "disk-error": 5,
+}
+"""Faults by weight."""
+
+RARE_KINDS = {"roll-back": 3, "lose-disk": 3, "leave": 4, "forget-sessions": 1}
+"""At most one of these per plan, in its last third."""
+
+WORK_KINDS = {"attach": 24, "attach-again": 3, "detach": 12, "claim": 5, "prime": 1, "frame": 6}
+
+CALM_BEFORE_S = 45.0
+CALM_AFTER_S = 12.0
+
+
+@dataclass(frozen=True, order=True)
+class Step:
+    at: float
+    kind: str
+    host: int
+    other: int = 0
+    duration_s: float = 0.0
+    number: int = 0
+
+    def __str__(self) -> str:
+        text = f"{self.at:8.3f}  {self.kind:<12} host {self.host + 1}"
+        if self.other != self.host:
+            text += f", other {self.other + 1}"
+        if self.duration_s:
+            text += f", for {self.duration_s:.2f} s"
+        return text + (f", number {self.number}" if self.number else "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    seed: int
+    peers: int
+    prefix_length: int
+    init: str
+    """consensus, seed or observer."""
+    initial: int
+    """How many hosts are there from the beginning; the others join later."""
+    given: tuple[tuple[int, ...], ...]
+    discovery: bool
+    knows_owners: bool
+    clashing_short_ids: bool
+    unreachable: tuple[tuple[int, int], ...]
+    """Pairs of hosts that never reach each other directly."""
+    latency_s: float
+    high_water_bytes: int
+    faults_s: float
+    steps: tuple[Step, ...]
+
+    @property
+    def calm_at(self) -> float:
+        """When a rare step is due, which needs a mesh at rest; infinity without one."""
+        return min((step.at for step in self.steps if step.kind in RARE_KINDS), default=1e9)
+
+
+def draw_plan(seed: int, peers: int | None = None, work: int | None = None) -> Plan:
+    rng = Random(f"{seed} plan")
+    count = peers or rng.choice((3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 8, 12))
+    initial = max(2, count - rng.choice((0, 0, 1, 2)))
+    faults_s = rng.uniform(30.0, 70.0)
+    unreachable = _draw_unreachable(rng, count) if rng.random() < 0.2 else ()
+    discovery = rng.random() < 0.85
+    steps = [*_draw_work(rng, count, faults_s, work), *_draw_faults(rng, count, faults_s)]
+    if rng.random() < 0.3:
+        at = faults_s + CALM_BEFORE_S
+        kind = _weighted(rng, RARE_KINDS)
+        steps.append(Step(at, kind, rng.randrange(count), rng.randrange(count)))
+        faults_s = at + CALM_AFTER_S + 5.0
+        steps += [
+            Step(rng.uniform(at + 0.1, faults_s), "attach", rng.randrange(count), 0, 20.0, number)
+            for number in range(1000, 1000 + rng.randrange(4, 16))
+        ]
+    return Plan(
+        seed=seed,
+        peers=count,
+        prefix_length=rng.choice((28, 28, 27, 26, 26, 25, 24, 22)),
+        init=rng.choice(("consensus", "consensus", "consensus", "seed", "seed", "observer")),
+        initial=initial,
+        given=_draw_given(rng, count),
+        discovery=discovery,
+        knows_owners=rng.random() < 0.5,
+        clashing_short_ids=rng.random() < 0.2,
+        unreachable=unreachable,
+        latency_s=rng.choice((0.0005, 0.005, 0.03)),
+        high_water_bytes=rng.choice((1500, 4000, 1 << 20)),
+        faults_s=faults_s,
+        steps=tuple(sorted(steps)),
+    )
+
+
+def _draw_given(rng: Random, count: int) -> tuple[tuple[int, ...], ...]:
+    """Whom each host is told to dial: always enough that the mesh hangs together."""
+    given = []
+    for number in range(count):
+        first = 0 if rng.random() < 0.6 else max(0, number - 1)
+        others = {first, *(rng.randrange(count) for _ in range(rng.randrange(3)))} - {number}
+        given.append(tuple(sorted(others)))
+    if not given[0]:
+        given[0] = (1,)
+    return tuple(given)
+
+
+def _draw_unreachable(rng: Random, count: int) -> tuple[tuple[int, int], ...]:
+    """Everybody still reaches the first host, and so each other over it."""
+    pairs = [(one, other) for other in range(count) for one in range(1, other)]
+    return tuple(sorted(rng.sample(pairs, rng.randrange(len(pairs) + 1))))
+
+
+def _draw_work(rng: Random, count: int, faults_s: float, wanted: int | None) -> list[Step]:
+    return [
+        Step(
+            rng.uniform(0.5, faults_s),
+            _weighted(rng, WORK_KINDS),
+            rng.randrange(count),
+            rng.randrange(count),
+            rng.choice((1.0, 5.0, 15.0, 30.0)),
+            number + 1,
+        )
+        for number in range(wanted or rng.randrange(20, 90))
+    ]
+
+
+def _draw_faults(rng: Random, count: int, faults_s: float) -> list[Step]:
+    steps = []
+    for _ in range(rng.randrange(0, 20)):
+        kind = _weighted(rng, FAULT_KINDS)
+        host = rng.randrange(count)
+        other = (host + rng.randrange(1, count)) % count
+        duration_s = rng.choice((0.5, 2.0, 5.0, 12.0, 30.0)) * rng.uniform(0.5, 1.5)
+        number = rng.randrange(1, 2**count - 1) if kind == "partition" else 0
+        if kind == "crash":
+            number = rng.choice((0, 1, 2, 3, 5, 8, 13, 30, 80))
+        steps.append(Step(rng.uniform(1.0, faults_s), kind, host, other, duration_s, number))
+    return steps
+
+
+def _weighted(rng: Random, weights: dict[str, int]) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]

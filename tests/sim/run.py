@@ -1,0 +1,491 @@
+"""One seed, from the plan to the verdict.
+
+First faults and work, as planned. Then everything is healed, and the mesh must come to rest in
+bounded time: all connected, rings equal, routes complete, each frame delivered once, and each
+address that nobody uses to be had again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+
+from ipam.core.election import Consensus, InitMode, Observer, Seed
+from router.mesh.gossip import ROUND_JITTER_S, ROUND_S
+from tests.sim.checkers import Checkers
+from tests.sim.network import Network
+from tests.sim.peers import Host, Settings
+from tests.sim.plan import CALM_BEFORE_S, RARE_KINDS, Plan, Step
+from tests.sim.world import SimulationFailure, World
+
+LOOK_INTERVAL_S = 1.0
+
+CONNECTED_WITHIN_S = 90.0
+"""After healing. Targets that could not be reached are dialled ever more rarely."""
+
+EQUAL_WITHIN_S = 3 * (ROUND_S + ROUND_JITTER_S) + 3.0
+"""After everyone is connected: three gossip rounds, and a little for what they set off."""
+
+COOLED_WITHIN_S = 62.0
+DRAIN_UP_TO = 32
+"""Universes of at most so many addresses are used up to the last one at the end."""
+
+
+@dataclass
+class Result:
+    plan: Plan
+    failure: str = ""
+    events: int = 0
+    virtual_s: float = 0.0
+    connected_after_s: float = 0.0
+    equal_after_s: float = 0.0
+    answers: dict[str, int] = field(default_factory=dict)
+    most_entries: int = 0
+    most_unsent_bytes: int = 0
+    frames: int = 0
+
+
+class Run:
+    def __init__(self, plan: Plan, tell: Callable[[str], None] | None = None) -> None:
+        self.plan = plan
+        self.world = World(str(plan.seed), tell)
+        self.network = Network(
+            self.world, latency_s=plan.latency_s, high_water_bytes=plan.high_water_bytes
+        )
+        self.checkers = Checkers(self.world)
+        self.universe = IPv4Network((0x0A200000, plan.prefix_length))
+        self.hosts: list[Host] = []
+        self.frames = 0
+        self.result = Result(plan)
+        self._healed = False
+        self._frame_hosts: dict[int, int] = {}
+        self._prepare()
+
+    def _prepare(self) -> None:
+        plan = self.plan
+        for number in range(plan.peers):
+            settings = Settings(
+                universe=self.universe,
+                init=Observer(),
+                given=tuple(f"10.0.0.{other + 1}" for other in plan.given[number]),
+                discovery=plan.discovery,
+                knows_owners=plan.knows_owners,
+                first_short_id=1 + number % 2 if plan.clashing_short_ids else 0,
+            )
+            host = Host(self.world, self.network, self.checkers, number, settings)
+            self.hosts.append(host)
+        self.checkers.hosts = self.hosts
+        for host in self.hosts:
+            host.settings.init = self._init_mode(host.number)
+        for one, other in plan.unreachable:
+            self.network.block(one, other)
+            self.network.block(other, one)
+        for host in self.hosts:
+            later = host.number >= plan.initial
+            at = self.world.rng.uniform(0.0, plan.faults_s / 2 if later else 3.0)
+            self.world.at(at, host.start)
+        for step in plan.steps:
+            self.world.at(step.at, self._take_step, step)
+        if plan.calm_at < 1e9:
+            self.world.at(plan.calm_at - CALM_BEFORE_S, self._heal)
+        self.world.at(LOOK_INTERVAL_S, self._look)
+
+    def _init_mode(self, number: int) -> InitMode:
+        initial = [host.name for host in self.hosts[: self.plan.initial]]
+        if self.plan.init == "seed":
+            return Seed(tuple(initial))
+        if self.plan.init == "observer" and number % 2:
+            return Observer()
+        if self.plan.init == "observer":
+            return Consensus((len(initial) + 1) // 2)
+        return Consensus(len(initial))
+
+    def _look(self) -> None:
+        self.checkers.look_around()
+        self.world.later(LOOK_INTERVAL_S, self._look)
+
+    # --- the two phases ------------------------------------------------------------------------
+
+    def run(self) -> Result:
+        """Never raises: what went wrong is in the result."""
+        try:
+            self._go()
+        except SimulationFailure as failure:
+            self.result.failure = str(failure)
+        except Exception as error:
+            place = _place(error)
+            self.result.failure = (
+                f"at {self.world.now:.3f} s: {type(error).__name__}: {error} ({place})"
+            )
+        result = self.result
+        result.events = self.world.events
+        result.virtual_s = self.world.now
+        result.answers = self.checkers.answers
+        result.most_entries = self.checkers.most_entries
+        result.most_unsent_bytes = self.network.most_unsent_bytes
+        result.frames = len(self.checkers.deliveries)
+        return result
+
+    def _go(self) -> None:
+        self.world.run(self.plan.faults_s)
+        self.world.trace("", "everything is healed")
+        self._healed = True
+        self._heal()
+        start = self.world.now
+        self.result.connected_after_s = self._until(self._why_not_connected, CONNECTED_WITHIN_S)
+        self._make_a_ring()
+        self.result.equal_after_s = self._until(self._why_not_equal, EQUAL_WITHIN_S)
+        self._until(self._why_not_connected, CONNECTED_WITHIN_S)
+        self._check_frames()
+        self._check_nothing_is_lost()
+        self.world.trace("", f"at rest {self.world.now - start:.1f} s after healing")
+
+    def _until(self, why_not: Callable[[], str], within_s: float) -> float:
+        """Let time pass until there is no reason left; returns how long it took."""
+        start = self.world.now
+        while True:
+            reason = why_not()
+            if not reason:
+                return self.world.now - start
+            if self.world.now - start > within_s:
+                self.checkers.fail(f"{within_s:g} s after healing: {reason}")
+            self.world.run(self.world.now + 0.5)
+
+    def _heal(self) -> None:
+        self._until_healed = self.world.now
+        for host in self.hosts:
+            if host.powered:
+                host.start()
+            else:
+                host.power_on()
+
+    @property
+    def live(self) -> list[Host]:
+        return [host for host in self.hosts if not host.gone]
+
+    # --- at rest -------------------------------------------------------------------------------
+
+    def _why_not_connected(self) -> str:
+        names = {host.name: host for host in self.live}
+        for host in self.live:
+            mesh = host.mesh
+            if mesh is None or host.datapath is None:
+                return f"{host.label} does not run"
+            if host.disk.refuses or host.paused_until > self.world.now:
+                return f"{host.label} is not healed"
+            others = [name for name in names if name != host.name]
+            missing = [name for name in others if name not in mesh.reachable_peers]
+            if missing:
+                return f"{host.label} does not reach {names[missing[0]].label}"
+            strangers = [name for name in mesh.reachable_peers if name not in names]
+            if strangers:
+                return f"{host.label} still reaches {strangers}"
+            routes = host.datapath.routes
+            routed = {routes.short_ids[short_id] for short_id in routes.unicast}
+            unrouted = [name for name in others if name not in routed]
+            if unrouted:
+                return f"{host.label} has no route to {names[unrouted[0]].label}"
+            if set(routes.short_ids.values()) != set(names):
+                return f"{host.label} names {len(routes.short_ids)} peers in its routes"
+            if len(routes.broadcast) != len(names):
+                return f"{host.label} has {len(routes.broadcast)} broadcast trees"
+        return self._why_routes_loop()
+
+    def _why_routes_loop(self) -> str:
+        """Follow what the datapaths have installed, hop by hop."""
+        by_name = {host.name: host for host in self.live}
+        for giver in self.live:
+            for taker in self.live:
+                at, hops = giver, 0
+                while at is not taker:
+                    assert at.datapath is not None
+                    routes = at.datapath.routes
+                    short_id = next(
+                        (s for s, name in routes.short_ids.items() if name == taker.name), 0
+                    )
+                    hop = routes.unicast.get(short_id, 0)
+                    following = by_name.get(routes.short_ids.get(hop, ""))  # type: ignore[call-overload]
+                    hops += 1
+                    if following is None or hops > len(by_name):
+                        return f"the route from {giver.label} to {taker.label} leads nowhere"
+                    at = following
+            copies = {giver.label: 1}
+            todo = [giver]
+            while todo:
+                at = todo.pop()
+                assert at.datapath is not None
+                routes = at.datapath.routes
+                source = next((s for s, n in routes.short_ids.items() if n == giver.name), 0)
+                for child in routes.broadcast.get(source, ()):
+                    other = by_name.get(routes.short_ids.get(child, ""))  # type: ignore[call-overload]
+                    if other is None:
+                        return f"a broadcast of {giver.label} goes to nobody at {at.label}"
+                    copies[other.label] = copies.get(other.label, 0) + 1
+                    if copies[other.label] > 1:
+                        return f"a broadcast of {giver.label} comes to {other.label} twice"
+                    todo.append(other)
+            if len(copies) != len(by_name):
+                return f"a broadcast of {giver.label} reaches {len(copies)} of {len(by_name)}"
+        return ""
+
+    def _make_a_ring(self) -> None:
+        """If nobody ever wanted an address, somebody does now."""
+        for host in self.live:
+            if host.ipam is not None and host.ipam.ring is None:
+                host.prime(30.0)
+
+    def _why_not_equal(self) -> str:
+        rings = []
+        for host in self.live:
+            if host.ipam is None or host.ipam.ring is None:
+                return f"{host.label} has no ring"
+            rings.append((host.ipam.ring.ring_id, host.ipam.ring.entries()))
+        for host, ring in zip(self.live, rings, strict=True):
+            if ring != rings[0]:
+                difference = {*ring[1]} ^ {*rings[0][1]}
+                return (
+                    f"the rings of {self.live[0].label} ({rings[0][0].hex()}) and {host.label}"
+                    f" ({ring[0].hex()}) differ in {len(difference)} entries:"
+                    f" {sorted(difference, key=str)[:4]}"
+                )
+        return ""
+
+    def _check_frames(self) -> None:
+        """Each host's broadcast reaches each other one once, and then unicast does as well."""
+        sent: dict[int, list[str]] = {}
+        self.network.udp_loss = 0.0
+        labels = [host.label for host in self.live]
+        for host in self.live:
+            number = self._send_frame(host, None)
+            sent[number] = [label for label in labels if label != host.label]
+        self.world.run(self.world.now + 1.0)
+        for host in self.live:
+            for other in self.live:
+                if other is not host:
+                    sent[self._send_frame(host, other)] = [other.label]
+        self.world.run(self.world.now + 1.0)
+        for number, takers in sent.items():
+            got = self.checkers.deliveries.get(number, {})
+            if sorted(got) != sorted(takers):
+                self.checkers.fail(
+                    f"at rest, frame {number} went to {sorted(got)} instead of {sorted(takers)}"
+                )
+
+    def _send_frame(self, host: Host, other: Host | None) -> int:
+        self.frames += 1
+        self.checkers.deliveries[self.frames] = {}
+        if host.datapath is not None:
+            destination = b"\xff" * 6 if other is None else _mac(other)
+            host.datapath.frame_from_bridge(self.frames, destination, _mac(host))
+        return self.frames
+
+    def _check_nothing_is_lost(self) -> None:
+        """Detach everything, let it cool: all addresses are free, and can be had."""
+        for host in self.live:
+            for owner in list(host.containers):
+                host.detach(owner)
+            ipam = host.ipam
+            assert ipam is not None
+            for row in ipam.addresses():
+                host.release(row.owner)
+        # Whatever else the requests of the first phase may still bring up goes as well.
+        self.world.run(self.world.now + 35.0)
+        for host in self.live:
+            for owner in list(host.containers):
+                host.detach(owner)
+        self.world.run(self.world.now + COOLED_WITHIN_S)
+        self._until(self._why_not_equal, EQUAL_WITHIN_S)
+        free = allocated = cooling = 0
+        for host in self.live:
+            assert host.ipam is not None
+            status = host.ipam.status(host.now)
+            free += status.free
+            allocated += status.allocated
+            cooling += status.cooling
+            if status.frozen:
+                self.checkers.fail(f"{host.label}: frozen at rest: {status.frozen}")
+        size = self.universe.num_addresses
+        if (free, allocated, cooling) != (size, 0, 0):
+            self.checkers.fail(
+                f"of {size} addresses {free} are free, {allocated} in use, {cooling} cooling"
+            )
+        if size <= DRAIN_UP_TO:
+            self._drain()
+
+    def _drain(self) -> None:
+        wanted = self.universe.num_addresses - 2
+        for number in range(wanted):
+            host = self.world.rng.choice(self.live)
+            host.attach(f"drain{number}", None, 25.0)
+            self.world.run(self.world.now + 0.2)
+        self.world.run(self.world.now + 30.0)
+        if self.checkers.addresses_in_use != wanted:
+            self.checkers.fail(
+                f"only {self.checkers.addresses_in_use} of {wanted} free addresses could be had"
+            )
+
+    # --- steps ---------------------------------------------------------------------------------
+
+    def _take_step(self, step: Step) -> None:
+        host, other = self.hosts[step.host], self.hosts[step.other]
+        if self._healed:
+            return
+        self.world.trace("step", str(step))
+        if step.kind in RARE_KINDS:
+            self._take_rare_step(step, host, other)
+            return
+        end = min(self.world.now + step.duration_s, self._next_calm())
+        work = {
+            "attach": lambda: self._attach(host, step),
+            "attach-again": lambda: self._attach_again(host, step),
+            "detach": lambda: self._detach(host, step),
+            "claim": lambda: self._claim(host, step),
+            "prime": lambda: host.prime(step.duration_s),
+            "frame": lambda: self._frame(host, other, step),
+        }
+        if step.kind in work:
+            if host.powered:
+                work[step.kind]()
+            return
+        self._take_fault(step, host, other, end)
+
+    def _next_calm(self) -> float:
+        """No fault lasts into a time that is to be calm."""
+        calm = self.plan.calm_at - CALM_BEFORE_S
+        return calm if self.world.now < calm < 1e8 else self.plan.faults_s
+
+    def _attach(self, host: Host, step: Step) -> None:
+        subnet = None
+        if step.number % 5 == 0:
+            subnets = list(self.universe.subnets(new_prefix=self.plan.prefix_length + 1))
+            subnet = subnets[step.number % len(subnets)]
+        host.attach(f"c{step.number}", subnet, step.duration_s)
+
+    def _attach_again(self, host: Host, step: Step) -> None:
+        if host.containers:
+            owner = list(host.containers)[step.number % len(host.containers)]
+            host.attach(owner, None, step.duration_s)
+
+    def _detach(self, host: Host, step: Step) -> None:
+        if host.containers:
+            host.detach(list(host.containers)[step.number % len(host.containers)])
+
+    def _claim(self, host: Host, step: Step) -> None:
+        offset = 1 + step.number * 7 % (self.universe.num_addresses - 2)
+        host.claim(f"k{step.number}", int(self.universe[offset]), step.duration_s)
+
+    def _frame(self, host: Host, other: Host, step: Step) -> None:
+        self._send_frame(host, None if step.number % 2 or other is host else other)
+
+    def _take_fault(self, step: Step, host: Host, other: Host, end: float) -> None:
+        world, network = self.world, self.network
+        match step.kind:
+            case "cut":
+                self._block([(host, other), (other, host)], end)
+            case "cut-one-way":
+                self._block([(host, other)], end)
+            case "cut-udp":
+                network.block_udp(host.number, other.number)
+                world.at(end, network.unblock_udp, host.number, other.number)
+            case "partition":
+                one = [host for host in self.hosts if step.number >> host.number & 1]
+                two = [host for host in self.hosts if host not in one]
+                self._block([(a, b) for a in one for b in two], end)
+                self._block([(b, a) for a in one for b in two], end)
+            case "reset":
+                network.reset(host, other)
+            case "stall":
+                network.stall(host, other, end - world.now)
+            case "slow":
+                host.slow_bytes_per_s = 2000.0
+                world.at(end, setattr, host, "slow_bytes_per_s", 0.0)
+            case "loss":
+                network.udp_loss = 0.3
+                world.at(end, setattr, network, "udp_loss", 0.0)
+            case "kill":
+                host.kill_router()
+                world.at(end, host.start)
+            case "crash":
+                if host.running:
+                    host.crash_after = step.number
+                world.at(end, host.start)
+            case "power":
+                host.power_off()
+                world.at(end, host.power_on)
+            case "pause":
+                host.pause(end - world.now)
+            case "stop" | "stop-keep":
+                host.stop_router(step.kind == "stop-keep")
+                world.at(end, host.start)
+            case "datapath":
+                host.kill_datapath()
+            case "disk-error":
+                host.disk.refuses += 1
+                world.at(end, self._mend_disk, host)
+
+    def _mend_disk(self, host: Host) -> None:
+        host.disk.refuses -= 1
+
+    def _block(self, pairs: Sequence[tuple[Host, Host]], end: float) -> None:
+        for giver, taker in pairs:
+            self.network.block(giver.number, taker.number)
+            self.world.at(end, self.network.unblock, giver.number, taker.number)
+
+    def _take_rare_step(self, step: Step, host: Host, other: Host) -> None:
+        """Nobody can save a host from an old disk if all who know better are out of reach."""
+        if self._why_not_connected() or self._why_not_equal():
+            self.world.trace("step", "skipped: the mesh is not at rest")
+            return
+        match step.kind:
+            case "roll-back":
+                host.kill_router()
+                host.disk.roll_back()
+                self.checkers.excused[host.label] = self.world.now + 15.0
+                host.start()
+            case "lose-disk":
+                host.kill_router()
+                host.disk.lose()
+                self.checkers.excused[host.label] = self.world.now + 15.0
+                host.start()
+            case "forget-sessions":
+                host.kill_router()
+                host.kill_datapath()
+                host.start()
+            case "leave":
+                self._leave(host, other)
+
+    def _leave(self, host: Host, other: Host) -> None:
+        if len(self.live) < 3 or host is other:
+            return
+        for owner in list(host.containers):
+            host.detach(owner)
+        host.hand_over(other.name)
+        self.world.later(5.0, self._left, host)
+
+    def _left(self, host: Host) -> None:
+        ipam = host.ipam
+        if ipam is None or not ipam.handed_over:
+            self.checkers.fail(f"{host.label} has not handed over in 5 s in a mesh at rest")
+        host.journal.clear()
+        host.stop_router(keep_datapath=False)
+        host.gone = True
+        host.new_life()
+        host.journal.clear()
+
+
+def _mac(host: Host) -> bytes:
+    return bytes([2, 0, 0, 0, 0, host.number])
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised: the innermost two calls."""
+    places = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return " < ".join(reversed(places[-3:]))
+
+
+def run_plan(plan: Plan, tell: Callable[[str], None] | None = None) -> Result:
+    return Run(plan, tell).run()
