@@ -254,12 +254,12 @@ def test_a_namespace_without_its_path_is_reported_dead(world: World) -> None:
         run("ip", "netns", "add", one.name)  # another namespace under the same path
 
         found = world.attachments()
+        released = world.on_host(lambda: world.router.detach(owner=first.owner))
         holder.stdin.close()
 
     assert [(it.owner, it.alive, it.addresses) for it in found] == [
         (first.owner, False, first.addresses)
     ]
-    released = world.on_host(lambda: world.router.detach(owner=first.owner))
     assert released == first.addresses
     assert veths(world) == []
 
