@@ -9,7 +9,7 @@ Kernel work is synchronous and runs on one thread of its own, in order.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -61,6 +61,8 @@ class Attachments:
         self._addresses = addresses
         self._thread = thread
         self._locks: dict[str, asyncio.Lock] = {}
+        self._touched: set[str] = set()
+        """Owners whose attachment was worked on since `look` began."""
 
     async def on_host(self, work: Callable[[], Result]) -> Result:
         """Run kernel work on its thread; whoever is cancelled leaves it to finish."""
@@ -127,6 +129,13 @@ class Attachments:
                 await self.on_host(again)
             log.warning("restored the filter of %s: somebody had removed it", facts.owner)
 
+    async def look(self) -> tuple[Sequence[AttachmentFacts], Sequence[Interface], Sequence[str]]:
+        """Return what the kernel shows, containers and host, and the owners that were busy."""
+        self._touched = {owner for owner, lock in self._locks.items() if lock.locked()}
+        facts = await self.on_host(self._host.attachments)
+        exposed = await self.on_host(self._host.exposed)
+        return facts, exposed, sorted(self._touched)
+
     async def list(self) -> schema.AttachmentList:
         facts = await self.on_host(self._host.attachments)
         return schema.AttachmentList(attachments=[attachment(each) for each in facts])
@@ -161,6 +170,7 @@ class Attachments:
         """Two requests for one container must not see each other's halves."""
         for other in [key for key, lock in self._locks.items() if not lock.locked()]:
             del self._locks[other]
+        self._touched.add(owner)
         return self._locks.setdefault(owner, asyncio.Lock())
 
     async def _resolve(self, namespace: str, pid: int, container: str) -> tuple[str, Path]:
