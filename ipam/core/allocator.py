@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
@@ -21,6 +21,7 @@ from ipam.core.effects import (
     AnswerRequest,
     ErrorKind,
     IpamEffect,
+    OwnerKind,
     PersistedAddress,
     Unicast,
 )
@@ -52,6 +53,7 @@ class Waiting:
     prefix_length: int
     since: float
     deadline: float
+    owner_kind: OwnerKind = "manual"
     reason: str = ""
     asked: PeerName | None = None
     ask_id: int = 0
@@ -122,7 +124,7 @@ class Allocator:
                 self._answer_from_rows(waiting)
             elif waiting.kind == "claim":
                 row = self._space.row(waiting.address)
-                if row is not None and row.owner == waiting.owner:
+                if row is not None and row.owner == waiting.owner and waiting.request > 0:
                     self._give(waiting, waiting.address)
         return self._out
 
@@ -272,7 +274,8 @@ class Allocator:
         if row is not None and row.owner != waiting.owner:
             self._refuse(waiting, self.in_use_text(row), "in-use")
             return
-        if row is not None or self._space.owns(address):
+        # Requests of our own, with negative numbers, are for rows whose range is not ours.
+        if (row is not None and waiting.request > 0) or self._space.owns(address):
             self._give(waiting, address)
             return
         entry = ring.covering(address)
@@ -316,8 +319,11 @@ class Allocator:
     # --- answering -------------------------------------------------------------------------
 
     def _give(self, waiting: Waiting, address: int) -> None:
-        row = PersistedAddress(address, waiting.owner, waiting.prefix_length)
-        if self._space.row(address) != row:
+        row = PersistedAddress(
+            address, waiting.owner, waiting.prefix_length, kind=waiting.owner_kind
+        )
+        before = self._space.row(address)
+        if before is None or replace(before, kind=row.kind) != row:
             self._space.use(row)
         del self._waiting[waiting.request]
         self._out.append(

@@ -8,10 +8,15 @@ wait; tell `Ipam.handle_disk`.
 from dataclasses import dataclass
 from typing import Literal
 
+from weavepy.base.effects import LogLine
 from weavepy.base.gossip import Announce, Unicast
 from weavepy.base.names import PeerName
 
 RING_CHANNEL = "ring"
+
+OwnerKind = Literal["attachment", "manual"]
+"""What an owner is: an interface that can be looked for, or a name that somebody gave by hand.
+What has no interface any more is a leak; what has a name by hand stays until it is released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +29,12 @@ class PersistedAddress:
     prefix_length: int
     freed_at: float | None = None
     """Wall-clock-free: seconds on the core's clock; reset at load. None while in use."""
+    kind: OwnerKind = "manual"
 
 
 @dataclass(frozen=True, slots=True)
 class RunningAddress:
-    """What a running container was found to hold at start."""
+    """What the kernel shows to be in use: by a running container, or by the host itself."""
 
     address: int
     owner: str
@@ -44,6 +50,25 @@ class Saved:
     addresses: tuple[PersistedAddress, ...]
 
 
+HistoryKind = Literal[
+    "ring-made", "adopted", "donated", "received", "took-over", "taken-over", "handed-over", "lost"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEvent:
+    """A change of what this host owns, and why; the store adds the time."""
+
+    kind: HistoryKind
+    ranges: tuple[str, ...]
+    """Each "FIRST-LAST"; the first few of many."""
+    addresses: int
+    """How many changed hands."""
+    peer: str
+    """The other side, as operators know it; empty if there is none."""
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Persist:
     """Write ring and allocations to disk in one transaction, and sync it, before going on."""
@@ -54,6 +79,8 @@ class Persist:
     """Rows to insert or replace."""
     released: tuple[int, ...]
     """Addresses whose rows are to be deleted."""
+    history: tuple[HistoryEvent, ...] = ()
+    """Events to append; the store keeps the newest of them."""
 
 
 ErrorKind = Literal[
@@ -69,16 +96,20 @@ ErrorKind = Literal[
     "disk",
     "leaving",
     "too-many",
+    "unknown",
+    "alive",
+    "no-majority",
 ]
 """Why a request failed. "outside-universe": the address is nobody's in the ring, so it may be
-attached statically. "reserved": a network, broadcast or anycast address."""
+attached statically. "reserved": a network, broadcast or anycast address. The last three are for
+a take-over: nobody knows the peer, somebody sees it alive, too few consent."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerRequest:
     """A request is done. Exactly one of `address` and `error` is not None for an allocation;
     a successful `claim` answers with its address. A release answers with `released`, a prime
-    with neither address nor error."""
+    with neither address nor error, a take-over with `text`."""
 
     request: int
     address: int | None
@@ -87,14 +118,8 @@ class AnswerRequest:
     prefix_length: int | None = None
     """Of the subnet of `address`."""
     released: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    level: str
-    """One of "info", "warning", "error"."""
-    message: str
-    fields: tuple[tuple[str, str], ...] = ()
+    text: str = ""
+    """What was done, for the operator."""
 
 
 IpamEffect = Announce | Unicast | Persist | AnswerRequest | LogLine
@@ -104,8 +129,11 @@ __all__ = [
     "Announce",
     "AnswerRequest",
     "ErrorKind",
+    "HistoryEvent",
+    "HistoryKind",
     "IpamEffect",
     "LogLine",
+    "OwnerKind",
     "PeerName",
     "Persist",
     "PersistedAddress",

@@ -44,6 +44,8 @@ class Observer:
 
 InitMode = Consensus | Seed | Observer
 
+IDLE = "no ring yet: the first request for an address makes it"
+
 PATIENCE_S = 2.0
 """How long a ballot may rest before another is opened: up to twice this, at random."""
 
@@ -93,6 +95,10 @@ class Election:
         if not wanted or not self.votes or self._replica.ring is not None:
             return None
         return self._again_at
+
+    def can_begin(self, reachable: Mapping[PeerName, None]) -> bool:
+        """True if a ring can be made as soon as somebody wants an address."""
+        return self.votes and len(reachable) + 1 >= self._replica.paxos.quorum
 
     def reason(self, reachable: Mapping[PeerName, None]) -> str:
         """Say what a ring is waited for, and what the operator can do."""

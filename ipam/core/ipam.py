@@ -15,24 +15,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 
 from ipam.core.allocator import Allocator, Waiting
+from ipam.core.audit import Finding, audit
 from ipam.core.effects import (
     RING_CHANNEL,
     Announce,
     AnswerRequest,
     IpamEffect,
     LogLine,
+    OwnerKind,
     Persist,
     PersistedAddress,
     RunningAddress,
     Saved,
     Unicast,
 )
-from ipam.core.election import Consensus, Election, InitMode, Observer, Seed, seed_ring_id
+from ipam.core.election import IDLE, Consensus, Election, InitMode, Observer, Seed, seed_ring_id
 from ipam.core.giver import Giver, Verdict
 from ipam.core.hints import HintTeller
+from ipam.core.history import History
+from ipam.core.leaks import LeakWatch
 from ipam.core.messages import (
     AddressRequest,
     Answer,
@@ -122,7 +127,10 @@ class Ipam:
         self._giver = Giver(self._replica, self._space)
         self._election = Election(self._replica, init, rng)
         self._restart = RestartCheck(rng)
+        self._leaks = LeakWatch()
+        self._history = History(self._replica)
         self._held: dict[int, PersistedAddress] = {}
+        self._displaced: dict[int, PersistedAddress] = {}
         self._held_claim_at = math.inf
         self._warnings: dict[str, str] = {}
         self._told_ring_at: dict[PeerName, float] = {}
@@ -141,13 +149,25 @@ class Ipam:
         if self._replica.ring is None and isinstance(init, Seed):
             ring_id = seed_ring_id(self.universe, init.names)
             self._replica.ring = Ring.divide(ring_id, self.universe, init.names)
+            self._history.note(
+                "ring-made",
+                self._replica.ring.ranges_of(ourself),
+                None,
+                f"from the seed of {len(init.names)} peers",
+            )
             self._save_now = True
         self._refresh_space()
 
     # --- requests --------------------------------------------------------------------------
 
     def allocate(
-        self, request: int, owner: str, subnet: Network | None, deadline: float, now: float
+        self,
+        request: int,
+        owner: str,
+        subnet: Network | None,
+        deadline: float,
+        now: float,
+        kind: OwnerKind = "manual",
     ) -> list[IpamEffect]:
         """Find an address for this owner; the same one if it has one in this subnet."""
         self._now = now
@@ -157,7 +177,7 @@ class Ipam:
         except UsageError as error:
             return [AnswerRequest(request, None, str(error), "usage")]
         prefix = network.prefixlen
-        waiting = Waiting(request, "allocate", owner, network, 0, prefix, now, deadline)
+        waiting = Waiting(request, "allocate", owner, network, 0, prefix, now, deadline, kind)
         return self._add(waiting, now)
 
     def claim(
@@ -168,6 +188,7 @@ class Ipam:
         prefix_length: int | None,
         deadline: float,
         now: float,
+        kind: OwnerKind = "manual",
     ) -> list[IpamEffect]:
         """Reserve this very address for the owner, wherever in the ring it lies."""
         self._now = now
@@ -178,7 +199,7 @@ class Ipam:
         reserved = why_reserved(self.universe, address, prefix)
         if reserved:
             return [AnswerRequest(request, None, reserved, "reserved")]
-        waiting = Waiting(request, "claim", owner, None, address, prefix, now, deadline)
+        waiting = Waiting(request, "claim", owner, None, address, prefix, now, deadline, kind)
         return self._add(waiting, now)
 
     def release(
@@ -224,9 +245,41 @@ class Ipam:
             stored = self._space.row(row.address)
             if row.address not in self.universe or (stored and stored.owner == row.owner):
                 continue
-            self._held[row.address] = PersistedAddress(row.address, row.owner, row.prefix_length)
+            self._hold(row)
         self._held_claim_at = now
         return self._settle(now)
+
+    def reconcile(
+        self, live: Sequence[RunningAddress], busy: Collection[str], now: float
+    ) -> list[IpamEffect]:
+        """Compare what is recorded with what the kernel shows; call it about once a minute.
+
+        Addresses of attachments that have been gone for two sightings are freed. What runs and
+        is not recorded is taken up as after a restart, unless it is recorded for somebody else.
+        `busy` are owners whose attachment changed while the kernel was looked at.
+        """
+        self._now = now
+        for row in self._leaks.look(self._space.rows(), live, busy, now):
+            self._log(
+                "warning",
+                f"freed {self.universe.text(row.address)}: the interface of {row.owner} is gone",
+            )
+            self._free(row.address, now)
+        running = {(one.address, one.owner) for one in live}
+        for held in list(self._held.values()):
+            if (held.address, held.owner) not in running and held.owner not in busy:
+                del self._held[held.address]
+        for one in live:
+            known = self._space.row(one.address) or self._held.get(one.address)
+            if known is None and one.address in self.universe and one.owner not in busy:
+                self._hold(one)
+                self._held_claim_at = now
+        return self._settle(now)
+
+    def _hold(self, row: RunningAddress) -> None:
+        self._held[row.address] = PersistedAddress(
+            row.address, row.owner, row.prefix_length, kind="attachment"
+        )
 
     def hand_over(self, peer: PeerName, now: float) -> list[IpamEffect]:
         """Give everything we own to this peer and stop giving out addresses: we leave for good.
@@ -249,6 +302,7 @@ class Ipam:
             )
         self._hand_over = tuple(written)
         self._hand_over_again_at = now
+        self._history.note_entries("handed-over", written, peer, "this host leaves (`reset`)")
         self._wrote(written)
         return self._settle(now)
 
@@ -274,7 +328,7 @@ class Ipam:
         if isinstance(message, SpaceRequest | AddressRequest):
             self._handle_ask(source, message)
         elif isinstance(message, Answer):
-            self._merge(source, message.update, now)
+            self._merge(source, message.update, now, gave="we asked for space")
             self._take_held()
             self._out += self._allocator.handle_answer(source, message, now)
         elif isinstance(message, Consult) and self._disk_error:
@@ -286,7 +340,7 @@ class Ipam:
                 self._merge(source, message.update, now)
             self._restart.handle_heard(source)
         elif isinstance(message, HandOver):
-            self._merge(source, message.update, now)
+            self._merge(source, message.update, now, gave="it left and handed its ranges over")
             self._save_now = True
             self._send(source, HandOverDone(message.id))
         elif isinstance(message, HandOverDone):
@@ -330,7 +384,7 @@ class Ipam:
             Deadline(_or_never(self._restart.next_at()), "the check after a restart"),
             Deadline(_or_never(self._election.next_at(wanted)), "another ballot"),
             Deadline(_or_never(self._space.next_cooled_at()), "an address has cooled down"),
-            Deadline(self._held_claim_at if self._held else math.inf, "addresses held elsewhere"),
+            Deadline(self._next_held_claim_at(), "addresses held elsewhere"),
             Deadline(self._save_at, "news to save"),
             Deadline(_or_never(self._hints.next_at() if tells else None), "a hint to tell"),
             Deadline(self._hand_over_again_at, "the hand-over is not confirmed"),
@@ -383,8 +437,8 @@ class Ipam:
         replica = self._replica
         ring = replica.ring
         return IpamStatus(
-            state="waiting" if ring is None else "ready",
-            reason=self._election.reason(self._reachable) if ring is None else "",
+            state=self._state(),
+            reason=self._state_reason(),
             universe=str(self.network),
             default_subnet=str(self.default_subnet),
             ring_id=ring.ring_id.hex() if ring else "",
@@ -397,6 +451,25 @@ class Ipam:
             waiting=waiting_rows(replica, self._allocator.waiting, now),
             warnings=self._all_warnings(),
         )
+
+    def audit(
+        self, saved: Saved | None, live: Sequence[RunningAddress], busy: Collection[str]
+    ) -> list[Finding]:
+        """Return where ring, disk and interfaces do not say the same."""
+        return audit(self._replica, self._space, saved, live, busy)
+
+    def _state(self) -> str:
+        if self._replica.ring is not None:
+            return "ready"
+        return "idle" if self._election.can_begin(self._reachable) else "waiting"
+
+    def _state_reason(self) -> str:
+        match self._state():
+            case "ready":
+                return ""
+            case "idle":
+                return IDLE
+        return self._election.reason(self._reachable)
 
     def check(self) -> None:
         """Assert everything that must hold between two inputs; for tests and simulators."""
@@ -425,7 +498,7 @@ class Ipam:
                     " and start again; the ring is learnt anew from the other hosts"
                 ) from error
         for row in saved.addresses:
-            self._space.use(PersistedAddress(row.address, row.owner, row.prefix_length))
+            self._space.use(replace(row, freed_at=None))
             gone = known_owners is not None and row.owner not in known_owners
             if row.freed_at is not None or gone:
                 self._space.cool(row.address, self._now)
@@ -488,6 +561,8 @@ class Ipam:
         else:
             verdict = self._giver.give_address(source, message)
         if verdict.written:
+            given = [entry for entry in verdict.written if entry.owner == source]
+            self._history.note_entries("donated", given, source, "it asked for space")
             self._wrote(verdict.written)
         update = self._replica.encode_entries(verdict.told)
         granted = not verdict.kind
@@ -509,7 +584,9 @@ class Ipam:
         for update in self._replica.encode_news(Learnt(entries=list(entries))):
             self._out.append(Announce(RING_CHANNEL, update))
 
-    def _merge(self, source: PeerName, data: bytes, now: float) -> Update | None:
+    def _merge(
+        self, source: PeerName, data: bytes, now: float, gave: str = ""
+    ) -> Update | None:
         """Join what a peer said; returns it decoded, or None if it is not for us."""
         try:
             update = self._replica.codec.decode(data)
@@ -524,6 +601,9 @@ class Ipam:
         if learnt.foreign_ring:
             what = f"ring {update.ring_id.hex()}"
             self._log("warning", self._foreign_text(source, what))
+        if learnt.received:
+            giver = source if gave else None
+            self._history.note_entries("received", learnt.received, giver, gave or "by gossip")
         self._handle_learnt(source, learnt, now)
         if not update.ring_id:
             self._tell_ring(source, now)
@@ -556,6 +636,7 @@ class Ipam:
         if learnt.lost:
             self._report_lost(learnt.lost)
         if learnt.ring_adopted:
+            self._history.note("adopted", (), source, "this host had no ring yet")
             self._begin_restart_check()
         if learnt.gained or learnt.lost or learnt.ring_adopted:
             self._save_now = True
@@ -581,6 +662,7 @@ class Ipam:
             self._replica.generation = newest + 1
         else:
             cause = "the last writes before its disk was lost"
+        self._history.note_entries("lost", lost, None, cause)
         text = (
             f"{len(lost)} ranges that this host took for its own have been changed ({cause});"
             " it has learnt the ring anew"
@@ -596,6 +678,12 @@ class Ipam:
             return
         self._replica.ring = Ring.divide(proposal.ring_id, self.universe, proposal.peers)
         self._log("info", f"the first ring was agreed on by {len(proposal.peers)} peers")
+        self._history.note(
+            "ring-made",
+            self._replica.ring.ranges_of(self.ourself),
+            None,
+            f"{len(proposal.peers)} peers agreed on it",
+        )
         # Everyone who finds out says so: from here on we no longer pass votes on.
         self._wrote(self._replica.ring.entries())
 
@@ -624,14 +712,18 @@ class Ipam:
         persist = self._take_persist()
         return effects if persist is None else [persist, *effects]
 
+    def _next_held_claim_at(self) -> float:
+        can_claim = self._replica.ring is not None and self._restart.passed
+        return self._held_claim_at if can_claim and (self._held or self._displaced) else math.inf
+
     def _claim_held(self, now: float) -> None:
         """Ask the owners of what our containers hold elsewhere for it, under negative numbers."""
-        if now < self._held_claim_at or not self._held:
+        if now < self._held_claim_at or not (self._held or self._displaced):
             return
         if self._replica.ring is None or not self._restart.passed:
             return
         self._held_claim_at = now + HELD_CLAIM_INTERVAL_S
-        for row in self._held.values():
+        for row in [*self._held.values(), *self._displaced_rows()]:
             self._next_own_request -= 1
             waiting = Waiting(
                 self._next_own_request,
@@ -642,6 +734,7 @@ class Ipam:
                 row.prefix_length,
                 now,
                 now + HELD_CLAIM_INTERVAL_S / 2,
+                row.kind,
             )
             self._out += self._allocator.add(waiting)
 
@@ -668,18 +761,25 @@ class Ipam:
 
     def _take_persist(self) -> Persist | None:
         written, gone = self._space.drain_changes()
-        if not (written or gone or self._save_now):
+        history = self._history.drain()
+        if not (written or gone or history or self._save_now):
             return None
         ring = self._replica.snapshot() if self._save_now else None
         if self._save_now:
             self._save_now = False
             self._save_at = math.inf
-        return Persist(ring, written, gone)
+        return Persist(ring, written, gone, history)
 
     def _refresh_space(self) -> None:
         ring = self._replica.ring
         if ring is not None:
             self._space.set_ranges(ring.ranges_of(self.ourself), ring.contested())
+            before = self._displaced
+            self._displaced = {
+                row.address: row for row in self._space.rows() if not self._mine(row.address)
+            }
+            if self._displaced.keys() - before.keys():
+                self._held_claim_at = self._now
 
     def _space_to_hand_over(self) -> list[Range]:
         assert self._replica.ring is not None
@@ -706,7 +806,7 @@ class Ipam:
         warnings += [self._foreign_text(p, what) for p, what in self._replica.foreign.items()]
         if self._disk_error:
             warnings.append(f"addresses cannot be given out: {self._disk_error}")
-        for row in [*self._held.values(), *self._displaced()]:
+        for row in [*self._held.values(), *self._displaced_rows()]:
             owner = self.owner_of(row.address).peer
             whose = self._replica.label(owner) if owner else "nobody we know"
             warnings.append(
@@ -715,10 +815,12 @@ class Ipam:
             )
         return tuple(warnings)
 
-    def _displaced(self) -> list[PersistedAddress]:
-        if self._replica.ring is None:
-            return []
-        return [row for row in self._space.rows() if not self._mine(row.address)]
+    def _displaced_rows(self) -> list[PersistedAddress]:
+        """What is in use here and lies in the range of another."""
+        for row in list(self._displaced.values()):
+            if self._space.row(row.address) != row:
+                del self._displaced[row.address]
+        return list(self._displaced.values())
 
     def _foreign_text(self, peer: PeerName, what: str) -> str:
         ours = self._replica.ring.ring_id.hex() if self._replica.ring else str(self.network)

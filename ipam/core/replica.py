@@ -52,6 +52,9 @@ class Learnt:
     lost: list[Entry] = field(default_factory=list)
     """Entries that were ours and that somebody else rewrote."""
     gained: list[Entry] = field(default_factory=list)
+    """Entries that are ours."""
+    received: list[Entry] = field(default_factory=list)
+    """Those of them that were not ours before, as far as we knew."""
     ring_adopted: bool = False
     foreign_ring: bool = False
     hints: dict[PeerName, Hint] = field(default_factory=dict)
@@ -101,9 +104,7 @@ class Replica:
 
     def restore(self, data: bytes) -> None:
         """Take up what `snapshot` wrote, as the next generation. Raises `ProtocolError`."""
-        snapshot: _Snapshot = _snapshot_decoder.decode(data)
-        if snapshot.format != _SNAPSHOT_FORMAT:
-            raise ProtocolError(f"stored ring has format {snapshot.format}")
+        snapshot = _decode_snapshot(data)
         update = self.codec.decode(snapshot.update)
         if update.ring_id:
             self.ring = Ring(update.ring_id, self.universe)
@@ -112,6 +113,10 @@ class Replica:
         self.hints.update(update.hints)
         self.nicknames = {**update.nicknames, **self.nicknames}
         self.generation = snapshot.generation + 1
+
+    def update_of(self, snapshot: bytes) -> bytes:
+        """Return the encoded ring in what `snapshot` wrote. Raises `ProtocolError`."""
+        return _decode_snapshot(snapshot).update
 
     # --- queries ---------------------------------------------------------------------------
 
@@ -243,6 +248,8 @@ class Replica:
         assert self.ring is not None
         for entry in entries:
             before = self.ring.get(entry.token)
+            covering = before or self.ring.covering(entry.token)
+            owner_before = covering.owner if covering is not None else None
             if before is None and len(self.ring) >= MAX_ENTRIES:
                 continue
             for news in self.ring.join((entry,)):
@@ -251,6 +258,8 @@ class Replica:
                     learnt.lost.append(news)
                 if news.owner == self.ourself:
                     learnt.gained.append(news)
+                    if owner_before != self.ourself and not learnt.ring_adopted:
+                        learnt.received.append(news)
 
     def _merge_nicknames(self, update: Update) -> None:
         for peer, nickname in update.nicknames.items():
@@ -289,6 +298,13 @@ class Replica:
             item = hashlib.blake2b(entry.key + entry.item(), digest_size=_SLICE_HASH_BYTES)
             sums[_slice_of(entry)] ^= int.from_bytes(item.digest(), "big")
         return b"".join(piece.to_bytes(_SLICE_HASH_BYTES, "big") for piece in sums)
+
+
+def _decode_snapshot(data: bytes) -> _Snapshot:
+    snapshot: _Snapshot = _snapshot_decoder.decode(data)
+    if snapshot.format != _SNAPSHOT_FORMAT:
+        raise ProtocolError(f"stored ring has format {snapshot.format}")
+    return snapshot
 
 
 def _slice_of(entry: Entry) -> int:

@@ -74,6 +74,9 @@ class Space:
     def rows(self) -> Sequence[PersistedAddress]:
         return tuple(self._in_use.values())
 
+    def cooling_rows(self) -> Sequence[PersistedAddress]:
+        return tuple(self._cooling.values())
+
     def rows_of(self, owner: str) -> Sequence[PersistedAddress]:
         return tuple(self._in_use[address] for address in sorted(self._by_owner.get(owner, ())))
 

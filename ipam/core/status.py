@@ -35,7 +35,7 @@ class WaitingStatus:
 @dataclass(frozen=True, slots=True)
 class IpamStatus:
     state: str
-    """Either "waiting" or "ready"."""
+    """One of "idle" (no ring, nothing hinders making one), "waiting" or "ready"."""
     reason: str
     universe: str
     default_subnet: str

@@ -17,15 +17,22 @@ import hashlib
 import logging
 import os
 import sqlite3
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from ipam.core.effects import Persist, PersistedAddress, Saved
+import msgspec
+
+from ipam.core.effects import HistoryEvent, Persist, PersistedAddress, Saved
 from weavepy.base.errors import WeavepyError
 from weavepy.base.names import PeerName
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+MAX_HISTORY = 1000
+"""Events that are kept; older ones are forgotten."""
 
 MAX_MOVED_ASIDE = 100
 """Damaged files that may lie beside the database; then somebody must look at the disk."""
@@ -43,10 +50,36 @@ CREATE TABLE address (
     address TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
     prefix_length INTEGER NOT NULL,
-    cooling INTEGER NOT NULL
+    cooling INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    since REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE history (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, event TEXT NOT NULL
+) STRICT;
 """
+_FROM_VERSION_1 = """
+ALTER TABLE address ADD COLUMN kind TEXT NOT NULL DEFAULT 'manual';
+ALTER TABLE address ADD COLUMN since REAL NOT NULL DEFAULT 0;
+UPDATE address SET kind = 'attachment'
+    WHERE owner GLOB '/*' OR owner = 'weave:expose'
+    OR (length(owner) = 64 AND owner NOT GLOB '*[^0-9a-f]*');
+CREATE TABLE history (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, event TEXT NOT NULL
+) STRICT;
+"""
+# Version 1 did not say what an owner is: a path and a container's full id are attachments.
+
 # An address is text because an IPv6 address does not fit into SQLite's integers.
+
+
+_WRITE_ADDRESS = """
+INSERT INTO address VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (address) DO UPDATE SET
+    since = CASE WHEN owner = excluded.owner AND NOT cooling THEN since ELSE excluded.since END,
+    owner = excluded.owner, prefix_length = excluded.prefix_length, cooling = excluded.cooling,
+    kind = excluded.kind
+"""
 
 
 class StoreError(WeavepyError):
@@ -90,7 +123,7 @@ class Store:
         try:
             ring = self._database.execute("SELECT data FROM ring").fetchone()
             rows = self._database.execute(
-                "SELECT address, owner, prefix_length, cooling FROM address"
+                "SELECT address, owner, prefix_length, cooling, kind FROM address"
             ).fetchall()
         except sqlite3.Error as error:
             raise _store_error(self._path, error) from error
@@ -98,8 +131,14 @@ class Store:
             return None
         addresses = sorted(
             (
-                PersistedAddress(int(address), owner, prefix_length, 0.0 if cooling else None)
-                for address, owner, prefix_length, cooling in rows
+                PersistedAddress(
+                    int(address),
+                    owner,
+                    prefix_length,
+                    0.0 if cooling else None,
+                    "manual" if kind == "manual" else "attachment",
+                )
+                for address, owner, prefix_length, cooling, kind in rows
             ),
             key=lambda row: row.address,
         )
@@ -107,6 +146,7 @@ class Store:
 
     def persist(self, effect: Persist) -> None:
         """Write all of it and sync, or raise `StoreError` and leave everything as it was."""
+        now = time.time()
         try:
             with self._database:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -120,14 +160,46 @@ class Store:
                     [(str(address),) for address in effect.released],
                 )
                 self._database.executemany(
-                    "INSERT OR REPLACE INTO address VALUES (?, ?, ?, ?)",
+                    _WRITE_ADDRESS,
                     [
-                        (str(row.address), row.owner, row.prefix_length, row.freed_at is not None)
+                        (
+                            str(row.address),
+                            row.owner,
+                            row.prefix_length,
+                            row.freed_at is not None,
+                            row.kind,
+                            now,
+                        )
                         for row in effect.allocated
                     ],
                 )
+                self._append(effect.history, now)
         except sqlite3.Error as error:
             raise _store_error(self._path, error) from error
+
+    def _append(self, events: Sequence[HistoryEvent], now: float) -> None:
+        if not events:
+            return
+        self._database.executemany(
+            "INSERT INTO history (at, event) VALUES (?, ?)",
+            [(now, msgspec.json.encode(event).decode()) for event in events],
+        )
+        self._database.execute(
+            "DELETE FROM history WHERE number <= (SELECT max(number) FROM history) - ?",
+            (MAX_HISTORY,),
+        )
+
+    def since(self) -> dict[int, float]:
+        """Return since when each address is in use, in seconds of the wall clock; 0 if unknown."""
+        rows = self._database.execute("SELECT address, since FROM address WHERE NOT cooling")
+        return {int(address): since for address, since in rows}
+
+    def history(self, limit: int) -> list[tuple[float, HistoryEvent]]:
+        """Return the newest events, the newest first, each with the wall clock's time."""
+        rows = self._database.execute(
+            "SELECT at, event FROM history ORDER BY number DESC LIMIT ?", (limit,)
+        )
+        return [(at, msgspec.json.decode(event, type=HistoryEvent)) for at, event in rows]
 
     def close(self) -> None:
         """Fold the log into the main file if the disk lets us; nothing written is lost if not."""
@@ -167,6 +239,10 @@ def _begin_or_check(path: Path, database: sqlite3.Connection, name: PeerName) ->
         database.executescript(
             f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
+    elif version == 1:
+        database.executescript(
+            f"BEGIN IMMEDIATE; {_FROM_VERSION_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
     elif version > SCHEMA_VERSION:
         raise StoreError(
             f"the database {path} was written by a newer weavepy (format {version}, this one knows"
@@ -193,6 +269,7 @@ def _check_content(database: sqlite3.Connection) -> None:
     try:
         ring = database.execute("SELECT data, checksum FROM ring").fetchone()
         rows = database.execute("SELECT address, owner, prefix_length FROM address").fetchall()
+        database.execute("SELECT at, event FROM history LIMIT 1").fetchone()
         database.execute("SELECT name FROM peer").fetchone()
     except sqlite3.OperationalError as error:
         raise _Damaged(str(error)) from error

@@ -94,7 +94,8 @@ def _line(result: Result) -> str:
             f" equal {result.equal_after_s:.1f} s later, {result.most_entries} entries,"
             f" {result.frames} frames, {result.most_unsent_bytes} bytes unsent at most"
         )
-    return f"{head}: FAILED {result.failure}\n  replay: python -m tests.sim --seed {plan.seed} --trace"
+    replay = f"python -m tests.sim --seed {plan.seed} --trace"
+    return f"{head}: FAILED {result.failure}\n  replay: {replay}"
 
 
 def describe(result: Result) -> str:

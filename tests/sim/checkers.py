@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,6 +31,9 @@ from weavepy.base.gossip import Announce, Unicast
 
 if TYPE_CHECKING:
     from tests.sim.peers import Host, Request
+
+COOLING_S = 60.0
+"""As the documents promise it."""
 
 ANSWER_MARGIN_S = 1.5
 MAX_HELD_EFFECTS = 5000
@@ -79,6 +83,7 @@ class Checkers:
         self.most_entries = 0
         self._world = world
         self._in_use: dict[int, tuple[Host, str]] = {}
+        self._freed_at: dict[int, float] = {}
         self._written: dict[Key, tuple[tuple[int, str, int], str]] = {}
         self._watches: dict[str, Watch] = {}
         self._decoded: dict[bytes, Update | None] = {}
@@ -306,7 +311,32 @@ class Checkers:
             row = host.disk.content.rows.get(answer.address)
             if row is None or row.owner != request.owner or row.freed_at is not None:
                 self.fail(f"{host.label} gives {answer.address} to {request.owner}, disk has {row}")
+            if request.kind == "allocate":
+                self._check_rested(host, request, answer.address)
+            self._freed_at.pop(answer.address, None)
+        for address in answer.released:
+            self._freed_at[address] = self._world.now
         self._check_time(host, request)
+
+    def _check_rested(self, host: Host, request: Request, address: int) -> None:
+        """What was freed lately is given out again only where there is nothing else."""
+        freed_at = self._freed_at.get(address)
+        if freed_at is None or self._world.now >= freed_at + COOLING_S - 0.01:
+            return
+        subnet = request.subnet or host.settings.universe
+        rows = host.disk.content.rows
+        others = [
+            at
+            for entry in self._watches[host.label].entries
+            if entry.owner == host.name
+            for at in range(entry.token, entry.token + entry.size)
+            if at not in rows and int(subnet[1]) <= at <= int(subnet[-2])
+        ]
+        if others:
+            self.fail(
+                f"{host.label} gives {address} out, freed {self._world.now - freed_at:.1f} s ago,"
+                f" though {others[:3]} are free"
+            )
 
     def _check_time(self, host: Host, request: Request) -> None:
         late = self._world.now - request.deadline - request.paused_s
@@ -349,7 +379,7 @@ class Checkers:
                     if end > first + size:
                         claims.append((first, end - size, ring.ring_id, host.label))
         claims.sort()
-        for left, right in zip(claims, claims[1:], strict=False):
+        for left, right in pairwise(claims):
             if right[0] < left[1] and left[2] == right[2]:
                 self.fail(
                     f"{left[3]} and {right[3]} both take {right[0]}..{min(left[1], right[1])}"

@@ -59,6 +59,7 @@ class Request:
     owner: str
     deadline: float
     """On the world's clock."""
+    subnet: IPv4Network | None = None
     paused_s: float = 0.0
 
 
@@ -446,6 +447,7 @@ class Host:
         owner: str,
         ask: Callable[[Ipam, int, float, float], Sequence[IpamEffect]],
         timeout_s: float,
+        subnet: IPv4Network | None = None,
     ) -> None:
         """What the API does: `ask` is given the ring, a number, a deadline and the time."""
         node = self.node
@@ -453,7 +455,7 @@ class Host:
             return
         self._next_request += 1
         number, ipam = self._next_request, node.ipam
-        self.requests[number] = Request(number, kind, owner, self.world.now + timeout_s)
+        self.requests[number] = Request(number, kind, owner, self.world.now + timeout_s, subnet)
 
         def go() -> None:
             self.trace(f"request {number}: {kind} for {owner}")
@@ -474,6 +476,7 @@ class Host:
                 number, owner, subnet, deadline, now
             ),
             timeout_s,
+            subnet,
         )
 
     def claim(self, owner: str, address: int, timeout_s: float) -> None:

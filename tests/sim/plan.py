@@ -27,8 +27,8 @@ FAULT_KINDS = {
 }
 """Faults by weight."""
 
-RARE_KINDS = {"roll-back": 3, "lose-disk": 3, "leave": 4, "forget-sessions": 1}
-"""At most one of these per plan, in its last third."""
+RARE_KINDS = {"roll-back": 3, "lose-disk": 3, "leave": 4, "forget-sessions": 1, "quiet-kill": 3}
+"""At most one of these per plan, at its end and while all else is at rest."""
 
 WORK_KINDS = {"attach": 24, "attach-again": 3, "detach": 12, "claim": 5, "prime": 1, "frame": 6}
 
@@ -80,7 +80,10 @@ class Plan:
         return min((step.at for step in self.steps if step.kind in RARE_KINDS), default=1e9)
 
 
-def draw_plan(seed: int, peers: int | None = None, work: int | None = None) -> Plan:
+def draw_plan(
+    seed: int, peers: int | None = None, work: int | None = None, rare: str = ""
+) -> Plan:
+    """What is given replaces what the seed says; `rare` is one of `RARE_KINDS`."""
     rng = Random(f"{seed} plan")
     count = peers or rng.choice((3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 8, 12))
     initial = max(2, count - rng.choice((0, 0, 1, 2)))
@@ -88,9 +91,9 @@ def draw_plan(seed: int, peers: int | None = None, work: int | None = None) -> P
     unreachable = _draw_unreachable(rng, count) if rng.random() < 0.2 else ()
     discovery = rng.random() < 0.85
     steps = [*_draw_work(rng, count, faults_s, work), *_draw_faults(rng, count, faults_s)]
-    if rng.random() < 0.3:
+    if rng.random() < 0.3 or rare:
         at = faults_s + CALM_BEFORE_S
-        kind = _weighted(rng, RARE_KINDS)
+        kind = rare or _weighted(rng, RARE_KINDS)
         steps.append(Step(at, kind, rng.randrange(count), rng.randrange(count)))
         faults_s = at + CALM_AFTER_S + 5.0
         steps += [
@@ -103,7 +106,7 @@ def draw_plan(seed: int, peers: int | None = None, work: int | None = None) -> P
         prefix_length=rng.choice((28, 28, 27, 26, 26, 25, 24, 22)),
         init=rng.choice(("consensus", "consensus", "consensus", "seed", "seed", "observer")),
         initial=initial,
-        given=_draw_given(rng, count),
+        given=_draw_given(rng, count, 1.0 if unreachable else 0.6),
         discovery=discovery,
         knows_owners=rng.random() < 0.5,
         clashing_short_ids=rng.random() < 0.2,
@@ -115,11 +118,11 @@ def draw_plan(seed: int, peers: int | None = None, work: int | None = None) -> P
     )
 
 
-def _draw_given(rng: Random, count: int) -> tuple[tuple[int, ...], ...]:
+def _draw_given(rng: Random, count: int, chance_of_first: float) -> tuple[tuple[int, ...], ...]:
     """Whom each host is told to dial: always enough that the mesh hangs together."""
     given = []
     for number in range(count):
-        first = 0 if rng.random() < 0.6 else max(0, number - 1)
+        first = 0 if rng.random() < chance_of_first else max(0, number - 1)
         others = {first, *(rng.randrange(count) for _ in range(rng.randrange(3)))} - {number}
         given.append(tuple(sorted(others)))
     if not given[0]:

@@ -57,7 +57,6 @@ class Run:
         self.frames = 0
         self.result = Result(plan)
         self._healed = False
-        self._frame_hosts: dict[int, int] = {}
         self._prepare()
 
     def _prepare(self) -> None:
@@ -90,14 +89,16 @@ class Run:
         self.world.at(LOOK_INTERVAL_S, self._look)
 
     def _init_mode(self, number: int) -> InitMode:
-        initial = [host.name for host in self.hosts[: self.plan.initial]]
-        if self.plan.init == "seed":
+        """Counts as a careful operator gives them: any two majorities have a peer in common."""
+        plan = self.plan
+        initial = [host.name for host in self.hosts[: plan.initial]]
+        if plan.init == "seed":
             return Seed(tuple(initial))
-        if self.plan.init == "observer" and number % 2:
+        if plan.init == "consensus" and plan.seed % 2:
+            return Consensus(plan.peers)
+        if number >= plan.initial or (plan.init == "observer" and number % 2):
             return Observer()
-        if self.plan.init == "observer":
-            return Consensus((len(initial) + 1) // 2)
-        return Consensus(len(initial))
+        return Consensus((len(initial) + 1) // 2 if plan.init == "observer" else len(initial))
 
     def _look(self) -> None:
         self.checkers.look_around()
@@ -151,8 +152,8 @@ class Run:
             self.world.run(self.world.now + 0.5)
 
     def _heal(self) -> None:
-        self._until_healed = self.world.now
         for host in self.hosts:
+            host.crash_after = None
             if host.powered:
                 host.start()
             else:
@@ -266,9 +267,7 @@ class Run:
         for number, takers in sent.items():
             got = self.checkers.deliveries.get(number, {})
             if sorted(got) != sorted(takers):
-                self.checkers.fail(
-                    f"at rest, frame {number} went to {sorted(got)} instead of {sorted(takers)}"
-                )
+                self.checkers.fail(f"at rest, a frame went to {sorted(got)} instead of {takers}")
 
     def _send_frame(self, host: Host, other: Host | None) -> int:
         self.frames += 1
@@ -452,6 +451,8 @@ class Run:
                 host.start()
             case "leave":
                 self._leave(host, other)
+            case "quiet-kill":
+                self._kill_quietly(host)
 
     def _leave(self, host: Host, other: Host) -> None:
         if len(self.live) < 3 or host is other:
@@ -460,6 +461,25 @@ class Run:
             host.detach(owner)
         host.hand_over(other.name)
         self.world.later(5.0, self._left, host)
+
+    def _kill_quietly(self, host: Host) -> None:
+        """A router dies and comes back, and no frame is lost: its datapath goes on."""
+        self.network.udp_loss = 0.0
+        host.kill_router()
+        for delay_s in (0.5, 2.0, 3.9, 4.5, 6.0, 8.0):
+            self.world.later(delay_s, self._send_frames_that_must_arrive)
+        self.world.later(4.0, host.start)
+
+    def _send_frames_that_must_arrive(self) -> None:
+        for host in self.live:
+            number = self._send_frame(host, None)
+            takers = sorted(other.label for other in self.live if other is not host)
+            self.world.later(0.5, self._check_frame, number, takers)
+
+    def _check_frame(self, number: int, takers: list[str]) -> None:
+        got = sorted(self.checkers.deliveries[number])
+        if got != takers:
+            self.checkers.fail(f"with a router dead, a frame went to {got} instead of {takers}")
 
     def _left(self, host: Host) -> None:
         ipam = host.ipam

@@ -3,6 +3,7 @@
 Reference: Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input" (2002).
 """
 
+import re
 import time
 from dataclasses import replace
 
@@ -11,8 +12,13 @@ from tests.sim.run import Result, run_plan
 MAX_SHRINK_S = 60.0
 
 
+def kind_of(failure: str) -> str:
+    """What went wrong, without the numbers and names in it."""
+    return re.sub(r"[0-9a-f]*\d[0-9a-f.:]*|h\d+", "", failure)[:60]
+
+
 def shrink(failing: Result, seconds: float = MAX_SHRINK_S) -> Result:
-    """The smallest plan found in that time which still fails, in whatever way."""
+    """The smallest plan found in that time which still fails in that way."""
     give_up_at = time.monotonic() + seconds
     best = failing
     parts = 2
@@ -22,7 +28,7 @@ def shrink(failing: Result, seconds: float = MAX_SHRINK_S) -> Result:
         for start in range(0, len(steps), size):
             fewer = steps[:start] + steps[start + size :]
             result = run_plan(replace(best.plan, steps=fewer))
-            if result.failure:
+            if kind_of(result.failure) == kind_of(failing.failure):
                 best = result
                 parts = max(2, parts - 1)
                 break

@@ -72,6 +72,18 @@ class Api:
     def prime(self, request: schema.PrimeRequest) -> schema.IpamStatus:
         return self._post("/v1/ipam/prime", request, schema.IpamStatus, request.timeout_s)
 
+    def addresses(self) -> schema.AddressList:
+        return self._get("/v1/ipam/addresses", schema.AddressList)
+
+    def history(self) -> schema.HistoryAnswer:
+        return self._get("/v1/ipam/history", schema.HistoryAnswer)
+
+    def check(self) -> schema.CheckAnswer:
+        return self._get("/v1/ipam/check", schema.CheckAnswer)
+
+    def rmpeer(self, request: schema.RemovePeerRequest) -> schema.RemovePeerAnswer:
+        return self._post("/v1/ipam/rmpeer", request, schema.RemovePeerAnswer, request.timeout_s)
+
     def stop(self, request: schema.StopRequest) -> schema.Done:
         return self._post("/v1/stop", request, schema.Done, STOP_TIMEOUT_S)
 

@@ -21,6 +21,10 @@ file. A request that fails answers with `Failure` and a status of 400 (asked wro
 | POST /v1/ipam/release     | ReleaseRequest    | ReleaseAnswer   |
 | POST /v1/ipam/lookup      | LookupRequest     | LookupAnswer    |
 | POST /v1/ipam/prime       | PrimeRequest      | IpamStatus      |
+| GET  /v1/ipam/addresses   |                   | AddressList     |
+| GET  /v1/ipam/history     |                   | HistoryAnswer   |
+| GET  /v1/ipam/check       |                   | CheckAnswer     |
+| POST /v1/ipam/rmpeer      | RemovePeerRequest | RemovePeerAnswer |
 | POST /v1/stop             | StopRequest       | Done            |
 | POST /v1/reset            | ResetRequest      | Done            |
 """
@@ -175,6 +179,69 @@ class PrimeRequest(Struct):
     timeout_s: float = 60.0
 
 
+class AddressInUse(Struct):
+    address: str
+    """As "ADDRESS/LENGTH"."""
+    owner: str
+    kind: str
+    """Either "attachment" (freed when its interface is gone) or "manual"."""
+    interface: str
+    """The host's end of it; empty if there is none."""
+    since: float
+    """Unix time; 0 if it is not known."""
+
+
+class AddressList(Struct):
+    addresses: list[AddressInUse]
+
+
+class HistoryEntry(Struct):
+    at: float
+    """Unix time."""
+    kind: str
+    """One of "ring-made", "adopted", "donated", "received", "took-over", "taken-over",
+    "handed-over", "lost"."""
+    ranges: list[str]
+    """Each "FIRST-LAST"; the first few."""
+    addresses: int
+    peer: str
+    reason: str
+
+
+class HistoryAnswer(Struct):
+    events: list[HistoryEntry]
+    """The newest first."""
+
+
+class CheckFinding(Struct):
+    what: str
+    """One of "ring", "store", "interface"."""
+    text: str
+
+
+class CheckAnswer(Struct):
+    findings: list[CheckFinding]
+    """Empty if ring, store and interfaces say the same."""
+    addresses: int
+    """How many addresses in use were compared."""
+
+
+class RemovePeerRequest(Struct):
+    """Take over the ranges of a peer that is gone for good."""
+
+    peer: str
+    """Its name or nickname."""
+    force: bool = False
+    """Without the consent of a majority."""
+    timeout_s: float = 10.0
+
+
+class RemovePeerAnswer(Struct):
+    peer: str
+    message: str
+    """What was done, and what remains to be known."""
+
+
 class RangeOwner(Struct):
     peer: str
     nickname: str
@@ -199,7 +266,8 @@ class IpamWaiting(Struct):
 
 class IpamStatus(Struct):
     state: str
-    """One of "none" (disabled), "waiting" (for a ring), "ready"."""
+    """One of "none" (disabled), "idle" (no ring yet, but nothing hinders making it), "waiting"
+    (for a ring), "ready"."""
     reason: str
     """What a ring is waited for; empty when ready."""
     universe: str
@@ -216,6 +284,9 @@ class IpamStatus(Struct):
     waiting: list[IpamWaiting]
     warnings: list[str]
     """Each a sentence: a foreign ring that was met, and the way out of it."""
+    picture: list[int] = []
+    """The universe in equal slices: of each the index of its owner in `owners`, -1 if it is
+    frozen or more than one owner's, -2 if nobody is known to own it. Empty without a ring."""
 
 
 # --- status --------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ Kernel work is synchronous and runs on one thread of its own, in order.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -61,6 +63,8 @@ class Attachments:
         self._addresses = addresses
         self._thread = thread
         self._locks: dict[str, asyncio.Lock] = {}
+        self._users: Counter[str] = Counter()
+        """How many hold or await each lock: with its last user a lock goes."""
         self._touched: set[str] = set()
         """Owners whose attachment was worked on since `look` began."""
 
@@ -166,12 +170,19 @@ class Attachments:
         interfaces = await self.on_host(self._host.exposed)
         return schema.ExposeAnswer(addresses=[str(interface) for interface in interfaces])
 
-    def _one_at_a_time(self, owner: str) -> asyncio.Lock:
+    @asynccontextmanager
+    async def _one_at_a_time(self, owner: str) -> AsyncIterator[None]:
         """Two requests for one container must not see each other's halves."""
-        for other in [key for key, lock in self._locks.items() if not lock.locked()]:
-            del self._locks[other]
         self._touched.add(owner)
-        return self._locks.setdefault(owner, asyncio.Lock())
+        lock = self._locks.setdefault(owner, asyncio.Lock())
+        self._users[owner] += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[owner] -= 1
+            if not self._users[owner]:
+                del self._users[owner], self._locks[owner]
 
     async def _resolve(self, namespace: str, pid: int, container: str) -> tuple[str, Path]:
         """Return whom addresses belong to, and the namespace's path."""

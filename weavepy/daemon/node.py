@@ -189,7 +189,8 @@ class Node:
             self._held.append(effects[0])
             self._retry_at = now + PERSIST_RETRY_S
             refused = self.ipam.handle_disk(str(error), now)
-            return [*self._hold(effects[1:]), *self._hold(refused)]
+            behind = [_refused(effect, str(error)) for effect in effects[1:]]
+            return [*self._hold(behind), *self._hold(refused)]
         return effects[1:]
 
     def _hold(self, effects: Sequence[IpamEffect]) -> list[NodeEffect]:
@@ -255,3 +256,13 @@ class Node:
             short_ids={short_id: peer for peer, short_id in short_ids.items()},
         )
         return TellDatapath(self._routes)
+
+
+def _refused(effect: IpamEffect, error: str) -> IpamEffect:
+    """Who asked for an address hears at once that the disk refuses, not when it is too late.
+
+    The address stays the owner's until it asks again or releases, as after any failed request.
+    """
+    if isinstance(effect, AnswerRequest) and effect.address is not None:
+        return AnswerRequest(effect.request, None, error, "disk")
+    return effect

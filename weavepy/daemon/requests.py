@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ipam.core.effects import AnswerRequest, ErrorKind
 from weavepy.base.errors import UsageError, WeavepyError
-from weavepy.daemon.api import Conflict, NotReady, TimedOut
+from weavepy.daemon.api import Conflict, NotFound, NotReady, TimedOut
 
 MAX_REQUESTS = 4096
 """Waiting at the same time; a caller in a loop must not fill the memory."""
@@ -78,4 +78,7 @@ _ERRORS: dict[ErrorKind, type[WeavepyError]] = {
     "disk": NotReady,
     "leaving": NotReady,
     "too-many": NotReady,
+    "unknown": NotFound,
+    "alive": Conflict,
+    "no-majority": NotReady,
 }

@@ -4,21 +4,23 @@ import asyncio
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 
-from ipam.core.effects import AnswerRequest, IpamEffect, RunningAddress
+from ipam.core.effects import AnswerRequest, IpamEffect, OwnerKind, RunningAddress
 from ipam.core.election import Consensus, InitMode, Observer, Seed
 from ipam.core.ipam import Ipam
+from ipam.shell.store import Store
 from router.shell.attach import AttachmentFacts
 from weavepy.base.errors import UsageError
 from weavepy.client import schema
 from weavepy.daemon import status
 from weavepy.daemon.addresses import Interface, Network, parse_interface, parse_subnet
-from weavepy.daemon.api import NotReady
+from weavepy.daemon.api import NotFound, NotReady
 from weavepy.daemon.attachments import EXPOSE_OWNER
 from weavepy.daemon.node import Node
 from weavepy.daemon.options import Options
 from weavepy.daemon.requests import OutsideUniverse, Requests
 
 HAND_OVER_POLL_S = 0.1
+MAX_HISTORY_SHOWN = 200
 
 
 def init_mode(options: Options) -> InitMode:
@@ -54,20 +56,29 @@ class RingService:
     """Requests of the API and of attachments, put to `Ipam` through the node."""
 
     def __init__(
-        self, node: Node, requests: Requests, options: Options, changed: Callable[[], None]
+        self,
+        node: Node,
+        requests: Requests,
+        options: Options,
+        changed: Callable[[], None],
+        store: Store,
     ) -> None:
         self.default_subnet: Network = options.default_subnet
         self._node = node
         self._requests = requests
         self._universe = options.universe
+        self._bridge = options.bridge
         self._changed = changed
+        self._store = store
 
     # --- for attachments ---------------------------------------------------------------------
 
-    async def allocate(self, owner: str, subnet: Network, timeout_s: float) -> Interface:
+    async def allocate(
+        self, owner: str, subnet: Network, timeout_s: float, kind: OwnerKind = "attachment"
+    ) -> Interface:
         ipam = self._ipam()
         answer = await self._ask(
-            lambda number, deadline, now: ipam.allocate(number, owner, subnet, deadline, now),
+            lambda number, deadline, now: ipam.allocate(number, owner, subnet, deadline, now, kind),
             timeout_s,
         )
         return self._interface(answer)
@@ -81,7 +92,7 @@ class RingService:
         try:
             answer = await self._ask(
                 lambda number, deadline, now: ipam.claim(
-                    number, owner, int(interface.ip), prefix, deadline, now
+                    number, owner, int(interface.ip), prefix, deadline, now, "attachment"
                 ),
                 timeout_s,
             )
@@ -113,12 +124,105 @@ class RingService:
     def status(self) -> schema.IpamStatus:
         ipam = self._node.ipam
         now = asyncio.get_running_loop().time()
-        return status.ipam(ipam.status(now) if ipam is not None else None)
+        answer = status.ipam(ipam.status(now) if ipam is not None else None)
+        if self._store.warning:
+            answer.warnings.insert(0, self._store.warning)
+        return answer
+
+    def in_use(self, attachments: Iterable[AttachmentFacts]) -> schema.AddressList:
+        """All addresses in use on this host, with the interfaces that have them."""
+        interfaces = {
+            (int(address.ip), facts.owner): facts.host_interface
+            for facts in attachments
+            for address in facts.addresses
+        }
+        since = self._store.since()
+        rows = sorted(self._ipam().addresses(), key=lambda row: row.address)
+        return schema.AddressList(
+            addresses=[
+                schema.AddressInUse(
+                    address=str(self._as_interface(row.address, row.prefix_length)),
+                    owner=row.owner,
+                    kind=row.kind,
+                    interface=self._bridge
+                    if row.owner == EXPOSE_OWNER
+                    else interfaces.get((row.address, row.owner), ""),
+                    since=since.get(row.address, 0.0),
+                )
+                for row in rows
+            ]
+        )
+
+    def history(self) -> schema.HistoryAnswer:
+        self._ipam()
+        return schema.HistoryAnswer(
+            events=[
+                schema.HistoryEntry(
+                    at=at,
+                    kind=event.kind,
+                    ranges=list(event.ranges),
+                    addresses=event.addresses,
+                    peer=event.peer,
+                    reason=event.reason,
+                )
+                for at, event in self._store.history(MAX_HISTORY_SHOWN)
+            ]
+        )
+
+    def check(
+        self,
+        attachments: Iterable[AttachmentFacts],
+        exposed: Iterable[Interface],
+        busy: Sequence[str],
+    ) -> schema.CheckAnswer:
+        """Compare ring, store and interfaces."""
+        ipam = self._ipam()
+        live = running_addresses(attachments, exposed)
+        findings = ipam.audit(self._store.load(), live, busy)
+        return schema.CheckAnswer(
+            findings=[schema.CheckFinding(what=one.what, text=one.text) for one in findings],
+            addresses=len(ipam.addresses()),
+        )
+
+    def reconcile(
+        self,
+        attachments: Iterable[AttachmentFacts],
+        exposed: Iterable[Interface],
+        busy: Sequence[str],
+    ) -> None:
+        """Free what attachments that are gone left in use; take up what runs unrecorded."""
+        if self._node.ipam is None:
+            return
+        live = running_addresses(attachments, exposed)
+        now = asyncio.get_running_loop().time()
+        self._node.run_ring(self._node.ipam.reconcile(live, busy, now), now)
+        self._changed()
+
+    async def remove_peer(self, request: schema.RemovePeerRequest) -> schema.RemovePeerAnswer:
+        """Take over the ranges of a peer that is gone for good."""
+        ipam = self._ipam()
+        found = ipam.find_peers(request.peer)
+        if not found:
+            raise NotFound(
+                f"the ring knows no peer {request.peer!r}: `weavepy ipam status` lists them"
+            )
+        if len(found) > 1:
+            raise UsageError(
+                f"{len(found)} peers are called {request.peer}: say which by name, one of"
+                f" {', '.join(found)}"
+            )
+        answer = await self._ask(
+            lambda number, deadline, now: ipam.take_over(
+                number, found[0], request.force, deadline, now
+            ),
+            request.timeout_s,
+        )
+        return schema.RemovePeerAnswer(peer=found[0], message=answer.text)
 
     async def allocate_request(self, request: schema.AllocateRequest) -> schema.AddressAnswer:
         owner = _owner(request.owner)
         subnet = parse_subnet(request.subnet, self.default_subnet)
-        interface = await self.allocate(owner, subnet, request.timeout_s)
+        interface = await self.allocate(owner, subnet, request.timeout_s, "manual")
         return schema.AddressAnswer(owner=owner, address=str(interface))
 
     async def claim_request(self, request: schema.ClaimRequest) -> schema.AddressAnswer:

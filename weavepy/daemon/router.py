@@ -51,6 +51,7 @@ FASTDP_PORT = 6784
 
 DATAPATH_RETRY_S = 1.0
 REPAIR_INTERVAL_S = 15.0
+RECONCILE_INTERVAL_S = 60.0
 REPORT_TIMEOUT_S = 2.0
 
 Result = TypeVar("Result")
@@ -147,7 +148,7 @@ class Router:
         )
         negotiator = Negotiator(snapshot.sessions, rng)
         self.node = Node(mesh, ipam, negotiator, self)
-        self.ring = RingService(self.node, self.requests, options, self.changed)
+        self.ring = RingService(self.node, self.requests, options, self.changed, self.store)
         self.attachments = Attachments(self.host, self.ring, self._thread, self.mtu_bytes)
         self._timer = Timer(self.node.next_deadline, self._fire)
         self._tcp = TcpShell(self)
@@ -163,6 +164,7 @@ class Router:
         self.node.handle_timeout(loop.time())
         self._timer.arm()
         self._start_task("repair", self._repair_for_ever())
+        self._start_task("reconcile", self._reconcile_for_ever())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         log.info(
@@ -333,6 +335,15 @@ class Router:
             except WeavepyError as error:
                 log.error("containers are not as they should be: %s", error)
             await asyncio.sleep(REPAIR_INTERVAL_S)
+
+    async def _reconcile_for_ever(self) -> None:
+        """At start and every minute: free what attachments that are gone have left in use."""
+        while True:
+            try:
+                self.ring.reconcile(*await self.attachments.look())
+            except WeavepyError as error:
+                log.error("addresses cannot be compared with interfaces: %s", error)
+            await asyncio.sleep(RECONCILE_INTERVAL_S)
 
     async def _restart_datapath(self) -> None:
         while True:

@@ -27,6 +27,7 @@ class RouterService:
         self.claim = router.ring.claim_request
         self.release = router.ring.release_request
         self.lookup = router.ring.lookup_request
+        self.rmpeer = router.ring.remove_peer
         self.attach = router.attachments.attach
         self.detach = router.attachments.detach
         self.attachments = router.attachments.list
@@ -106,6 +107,16 @@ class RouterService:
 
     async def ipam(self) -> schema.IpamStatus:
         return self._router.ring.status()
+
+    async def addresses(self) -> schema.AddressList:
+        facts, _, _ = await self._router.attachments.look()
+        return self._router.ring.in_use(facts)
+
+    async def history(self) -> schema.HistoryAnswer:
+        return self._router.ring.history()
+
+    async def check(self) -> schema.CheckAnswer:
+        return self._router.ring.check(*await self._router.attachments.look())
 
     # --- mesh --------------------------------------------------------------------------------
 

@@ -1,0 +1,94 @@
+"""What the node promises about the disk, with the real ring and a disk that refuses."""
+
+from ipaddress import ip_network
+from random import Random
+
+from ipam.core.effects import AnswerRequest, Persist
+from ipam.core.election import Seed
+from ipam.core.ipam import Ipam
+from router.mesh.identity import Identity
+from router.mesh.mesh import Mesh
+from router.sleeve.negotiation import Negotiator
+from weavepy.base.effects import LogLine
+from weavepy.base.errors import WeavepyError
+from weavepy.base.names import PeerUid
+from weavepy.daemon.node import PERSIST_RETRY_S, Node, WorldEffect
+
+
+class FickleWorld:
+    def __init__(self) -> None:
+        self.refuses = False
+        self.done: list[WorldEffect] = []
+
+    def perform(self, effect: WorldEffect, now: float) -> None:
+        if isinstance(effect, Persist) and self.refuses:
+            raise WeavepyError("no space left on device")
+        self.done.append(effect)
+
+    def answers(self) -> list[AnswerRequest]:
+        return [effect for effect in self.done if isinstance(effect, AnswerRequest)]
+
+
+def node_in(world: FickleWorld) -> Node:
+    identity = Identity(b"k" * 32)
+    ipam = Ipam(
+        ourself=identity.name,
+        nickname="one",
+        universe=ip_network("10.32.0.0/24"),
+        default_subnet=None,
+        init=Seed((identity.name,)),
+        saved=None,
+        rng=Random(1),
+        now=0.0,
+        expects_peers=False,
+    )
+    mesh = Mesh(
+        identity=identity,
+        uid=PeerUid(1),
+        nickname="one",
+        secret=b"s" * 32,
+        encrypted=True,
+        port=6783,
+        udp_port=6783,
+        channels={"ring": ipam},
+        rng=Random(2),
+        now=0.0,
+    )
+    node = Node(mesh, ipam, Negotiator((), Random(3)), world)
+    node.handle_timeout(0.0)
+    return node
+
+
+def test_an_allocation_that_the_disk_refuses_fails_at_once_and_not_after_its_deadline() -> None:
+    world = FickleWorld()
+    node = node_in(world)
+    assert node.ipam is not None
+    world.refuses = True
+    node.run_ring(node.ipam.allocate(1, "c1", None, 5.0, 1.0), 1.0)
+    assert [(a.address, a.error, a.kind) for a in world.answers()] == [
+        (None, "no space left on device", "disk")
+    ]
+
+
+def test_the_owner_that_was_refused_gets_its_address_when_the_disk_is_back() -> None:
+    world = FickleWorld()
+    node = node_in(world)
+    assert node.ipam is not None
+    world.refuses = True
+    node.run_ring(node.ipam.allocate(1, "c1", None, 5.0, 1.0), 1.0)
+    world.refuses = False
+    node.handle_timeout(1.0 + PERSIST_RETRY_S)
+    assert len(world.answers()) == 1
+    node.run_ring(node.ipam.allocate(2, "c1", None, 9.0, 4.0), 4.0)
+    assert world.answers()[1].address == int(ip_network("10.32.0.0/24")[1])
+    persisted = [effect for effect in world.done if isinstance(effect, Persist)]
+    assert [row.owner for effect in persisted for row in effect.allocated] == ["c1"]
+
+
+def test_what_the_ring_has_to_say_for_the_log_reaches_the_log() -> None:
+    world = FickleWorld()
+    node = node_in(world)
+    assert node.ipam is not None
+    node.run_ring(node.ipam.handle_gossip(node.mesh.ourself, b"garbage", 1.0), 1.0)
+    lines = [effect for effect in world.done if isinstance(effect, LogLine)]
+    assert any("ignored what a peer said" in line.message for line in lines)
