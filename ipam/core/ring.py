@@ -15,6 +15,14 @@ What no honest history brings about is confined, not refused: two entries of one
 version that differ become one entry marked *disputed*, by a rule that gives everyone the same
 result; ranges that overlap are *contested*. Their owners give nothing out of either.
 
+A *fence* takes a dead peer's ranges away from it and names the one who has them now. Its *epoch*
+is higher than any before. Entries of the fenced peer of a lower epoch are the taker's, who writes
+them down under its own name in the new epoch. Of two entries of one token the higher epoch wins
+before any version, and an entry that lies whole under entries of higher epochs is *shadowed*: it
+stays in the ring, so that the join remains a join, but owns nothing. So whatever the dead peer
+wrote last, and told nobody who was asked, loses, in whatever order it comes to light. A peer that
+was fenced and lives again is given ranges in an epoch that the fence does not reach.
+
 The *generation* counts the starts of the peer that wrote an entry. A peer that finds an entry of
 its own rewritten under a generation which it has not reached is an old copy of itself.
 """
@@ -22,12 +30,12 @@ its own rewritten under a generation which it has not reached is an old copy of 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ipam.core.ranges import Range, Universe, normalise
+from ipam.core.ranges import Range, Universe, normalise, subtract
 from weavepy.base.digest import BUCKETS, BucketDigest, bucket_of
-from weavepy.base.names import PeerName
+from weavepy.base.names import MAX_PEERS, PeerName
 
 MAX_ENTRIES = 65_536
 """A ring that has this many takes no further tokens: owners stop splitting."""
@@ -44,15 +52,21 @@ class Entry:
     generation: int
     """Of the peer that wrote it; 0 for the first ring, which nobody wrote alone."""
     disputed: bool = False
+    epoch: int = 0
+    """Of the fence under which it was written; 0 if its range never was a dead peer's."""
 
     def join(self, other: Entry) -> Entry:
         """Return the later of two entries of one token; see the rule in the file's opening."""
         assert self.token == other.token
-        if self.version != other.version:
-            return self if self.version > other.version else other
+        if self.age != other.age:
+            return self if self.age > other.age else other
         if self.content == other.content:
             return self if self.disputed else other
         return replace(max(self, other, key=_content), disputed=True)
+
+    @property
+    def age(self) -> tuple[int, int]:
+        return (self.epoch, self.version)
 
     @property
     def content(self) -> tuple[int, str, int]:
@@ -66,21 +80,40 @@ class Entry:
         """Everything but the token, for digests."""
         return (
             f"{self.size} {self.owner} {self.version} {self.generation} {self.disputed}"
+            f" {self.epoch}"
         ).encode()
+
+
+def _fence_item(peer: PeerName, fence: Fence) -> tuple[bytes, bytes]:
+    return f"fence {peer}".encode(), f"{fence.epoch} {fence.taker}".encode()
 
 
 def _content(entry: Entry) -> tuple[int, str, int]:
     return entry.content
 
 
+@dataclass(frozen=True, order=True, slots=True)
+class Fence:
+    """What the fenced peer had in lower epochs is the taker's. The later of two is the greater."""
+
+    epoch: int
+    taker: PeerName
+
+
 class Ring:
-    """Entries by token. `join` takes what others say, `donate` is what an owner does."""
+    """Entries by token, fences by peer. `join` and `join_fences` take what others say, `donate`
+    and `stamp` are what an owner does."""
 
     def __init__(self, ring_id: bytes, universe: Universe) -> None:
         self.ring_id = ring_id
         self.universe = universe
         self._entries: dict[int, Entry] = {}
         self._tokens: list[int] = []
+        self._fences: dict[PeerName, Fence] = {}
+        self._per_epoch: dict[int, int] = {}
+        self._live: dict[int, Entry] | None = None
+        """By token in order, what is not shadowed, with those who own it now. None: not known."""
+        self._live_tokens: list[int] = []
         self._digest = BucketDigest()
         self._buckets: list[dict[int, None]] = [{} for _ in range(BUCKETS)]
 
@@ -105,20 +138,37 @@ class Ring:
         return len(self._tokens)
 
     def entries(self) -> list[Entry]:
+        """Return all entries as they were written, shadowed ones among them."""
         return [self._entries[token] for token in self._tokens]
 
     def get(self, token: int) -> Entry | None:
+        """Return the entry of this token as it was written."""
         return self._entries.get(token)
 
+    def live(self) -> list[Entry]:
+        """Return the entries that own something, each with its owner of today."""
+        if self._is_plain():
+            return self.entries()
+        return list(self._look().values())
+
     def covering(self, address: int) -> Entry | None:
-        """Return the entry that the address belongs to, or None where we lack news."""
-        if not self._tokens:
+        """Return the live entry that the address belongs to, or None where we lack news."""
+        live: Mapping[int, Entry] = self._entries if self._is_plain() else self._look()
+        tokens = self._tokens if self._is_plain() else self._live_tokens
+        if not tokens:
             return None
-        entry = self._entries[self._tokens[bisect_right(self._tokens, address) - 1]]
+        entry = live[tokens[bisect_right(tokens, address) - 1]]
         return entry if self.universe.distance(entry.token, address) < entry.size else None
 
     def owned_by(self, owner: PeerName) -> list[Entry]:
-        return [entry for entry in self.entries() if entry.owner == owner]
+        return [entry for entry in self.live() if entry.owner == owner]
+
+    def fences(self) -> Mapping[PeerName, Fence]:
+        return self._fences
+
+    def highest_epoch(self) -> int:
+        fenced = max((fence.epoch for fence in self._fences.values()), default=0)
+        return max(fenced, max(self._per_epoch, default=0))
 
     def ranges_of(self, owner: PeerName) -> list[Range]:
         return normalise(piece for entry in self.owned_by(owner) for piece in self._unroll(entry))
@@ -126,7 +176,7 @@ class Ring:
     def owners(self) -> dict[PeerName, int]:
         """Return how many addresses each owner has; sorted by name."""
         sizes: dict[PeerName, int] = {}
-        for entry in self._entries.values():
+        for entry in self.live():
             sizes[entry.owner] = sizes.get(entry.owner, 0) + entry.size
         return dict(sorted(sizes.items()))
 
@@ -135,10 +185,11 @@ class Ring:
 
         Entries that overlap for want of news count too, until the news comes.
         """
-        disputed = [p for e in self.entries() if e.disputed for p in self._unroll(e)]
+        live = self.live()
+        disputed = [p for e in live if e.disputed for p in self._unroll(e)]
         doubled: list[Range] = []
         reach = self.universe.first
-        for piece in sorted(piece for entry in self.entries() for piece in self._unroll(entry)):
+        for piece in sorted(piece for entry in live for piece in self._unroll(entry)):
             if piece.start < reach:
                 doubled.append(Range(piece.start, min(piece.end, reach)))
             reach = max(reach, piece.end)
@@ -161,6 +212,41 @@ class Ring:
                 news.append(joined)
         return news
 
+    def join_fences(self, fences: Mapping[PeerName, Fence]) -> dict[PeerName, Fence]:
+        """Join received fences into ours and return those that are news. A join like `join`."""
+        news: dict[PeerName, Fence] = {}
+        for peer, fence in fences.items():
+            mine = self._fences.get(peer)
+            if mine is not None and mine >= fence:
+                continue
+            if mine is not None:
+                self._digest.toggle(*_fence_item(peer, mine))
+            elif len(self._fences) >= MAX_PEERS:
+                continue
+            self._digest.toggle(*_fence_item(peer, fence))
+            self._fences[peer] = news[peer] = fence
+        if news:
+            self._live = None
+        return news
+
+    def stamp(self, taker: PeerName, generation: int) -> list[Entry]:
+        """Write down as `taker`'s what fences made it: the taker calls it, nobody else.
+
+        Returns the entries that this wrote. Nothing may be given out of them before.
+        """
+        if not self._fences:
+            return []
+        written: list[Entry] = []
+        for entry in self.owned_by(taker):
+            raw = self._entries[entry.token]
+            if raw.owner == taker:
+                continue
+            _, epoch = self._inherit(raw)
+            new = Entry(raw.token, raw.size, taker, raw.version + 1, generation, epoch=epoch)
+            self._put(replace(new, disputed=raw.disputed))
+            written.append(self._entries[raw.token])
+        return written
+
     def donate(
         self, giver: PeerName, start: int, size: int, taker: PeerName, generation: int
     ) -> list[Entry]:
@@ -174,23 +260,28 @@ class Ring:
             assert entry is not None, "what is donated lies in a gap of the ring"
             assert entry.owner == giver, "only the owner of a range may donate it"
             assert not entry.disputed, "a disputed range cannot be donated"
+            assert self._entries[entry.token].owner == giver, "stamp what fences made yours first"
+            fence = self._fences.get(taker)
+            epoch = entry.epoch if fence is None else max(entry.epoch, fence.epoch)
             head = self.universe.distance(entry.token, start)
             given = min(size, entry.size - head)
             tail = entry.size - head - given
             if head:
-                written.append(self._write(entry.token, head, giver, generation))
-            written.append(self._write(start, given, taker, generation))
+                written.append(self._write(entry.token, head, giver, generation, entry.epoch))
+            written.append(self._write(start, given, taker, generation, epoch))
             start = self.universe.wrap(start + given)
             if tail:
-                written.append(self._write(start, tail, giver, generation))
+                written.append(self._write(start, tail, giver, generation, entry.epoch))
             size -= given
         self._check_around(written)
         return written
 
-    def _write(self, token: int, size: int, owner: PeerName, generation: int) -> Entry:
+    def _write(
+        self, token: int, size: int, owner: PeerName, generation: int, epoch: int
+    ) -> Entry:
         before = self._entries.get(token)
         version = 1 if before is None else before.version + 1
-        entry = Entry(token, size, owner, version, generation)
+        entry = Entry(token, size, owner, version, generation, epoch=epoch)
         self._put(entry)
         return entry
 
@@ -201,8 +292,68 @@ class Ring:
             self._buckets[bucket_of(entry.key)][entry.token] = None
         else:
             self._digest.toggle(before.key, before.item())
+            self._count_epoch(before.epoch, -1)
+        self._count_epoch(entry.epoch, 1)
+        self._live = None
         self._entries[entry.token] = entry
         self._digest.toggle(entry.key, entry.item())
+
+    def _count_epoch(self, epoch: int, change: int) -> None:
+        count = self._per_epoch.get(epoch, 0) + change
+        if count:
+            self._per_epoch[epoch] = count
+        else:
+            del self._per_epoch[epoch]
+
+    # --- fences ----------------------------------------------------------------------------
+
+    def _is_plain(self) -> bool:
+        """True if there never was a fence: all entries are live, and their owners' who they say."""
+        return not self._fences and len(self._per_epoch) <= 1
+
+    def _inherit(self, entry: Entry) -> tuple[PeerName, int]:
+        """Return who owns an entry after all take-overs, and in which epoch."""
+        owner, epoch = entry.owner, entry.epoch
+        while (fence := self._fences.get(owner)) is not None and epoch < fence.epoch:
+            owner, epoch = fence.taker, fence.epoch
+        return owner, epoch
+
+    def _look(self) -> dict[int, Entry]:
+        if self._live is None:
+            self._live = {}
+            shadowed = self._shadowed()
+            for token in self._tokens:
+                if token not in shadowed:
+                    entry = self._entries[token]
+                    owner, _ = self._inherit(entry)
+                    self._live[token] = entry if owner == entry.owner else replace(entry, owner=owner)
+            self._live_tokens = list(self._live)
+        return self._live
+
+    def _shadowed(self) -> dict[int, None]:
+        """Return the tokens whose entries lie whole under entries of higher epochs."""
+        if len(self._per_epoch) <= 1 or self._tiles():
+            return {}
+        shadowed: dict[int, None] = {}
+        covered: list[Range] = []
+        for epoch in sorted(self._per_epoch, reverse=True):
+            here = [entry for entry in self._entries.values() if entry.epoch == epoch]
+            pieces: list[Range] = []
+            for entry in here:
+                unrolled = normalise(self._unroll(entry))
+                if covered and not subtract(unrolled, covered):
+                    shadowed[entry.token] = None
+                pieces += unrolled
+            covered = normalise([*covered, *pieces])
+        return shadowed
+
+    def _tiles(self) -> bool:
+        """True if no entry reaches beyond the next token: then none shadows another."""
+        following = [*self._tokens[1:], self._tokens[0] + self.universe.size]
+        return all(
+            token + self._entries[token].size <= next_token
+            for token, next_token in zip(self._tokens, following, strict=True)
+        )
 
     # --- comparing with another ring -------------------------------------------------------
 
@@ -220,23 +371,26 @@ class Ring:
 
     def gaps(self) -> int:
         """Return how many addresses no entry covers: news that we still lack."""
-        covered = normalise(piece for entry in self.entries() for piece in self._unroll(entry))
+        covered = normalise(piece for entry in self.live() for piece in self._unroll(entry))
         return self.universe.size - sum(piece.size for piece in covered)
 
     def check_tiles(self) -> None:
         """Assert that the entries tile the universe: no gap, no overlap."""
-        assert self._tokens, "a ring has at least one entry"
-        for at, token in enumerate(self._tokens):
-            entry = self._entries[token]
-            following = self._tokens[(at + 1) % len(self._tokens)]
-            reach = self.universe.distance(token, following) or self.universe.size
+        live = self.live()
+        assert live, "a ring has at least one entry"
+        for at, entry in enumerate(live):
+            following = live[(at + 1) % len(live)].token
+            reach = self.universe.distance(entry.token, following) or self.universe.size
             assert entry.size == reach, f"{entry} does not reach the next token {following}"
 
     def _check_around(self, written: Sequence[Entry]) -> None:
         """Assert that what was just written meets its neighbours, at the cost of a few steps."""
+        if not self._is_plain():
+            self._look()
+        tokens = self._tokens if self._is_plain() else self._live_tokens
         for entry in written:
-            at = bisect_left(self._tokens, entry.token)
-            following = self._tokens[(at + 1) % len(self._tokens)]
+            at = bisect_left(tokens, entry.token)
+            following = tokens[(at + 1) % len(tokens)]
             reach = self.universe.distance(entry.token, following) or self.universe.size
             assert entry.size <= reach, f"{entry} overlaps the entry at {following}"
 

@@ -318,6 +318,10 @@ class Checkers:
             self._freed_at[address] = self._world.now
         self._check_time(host, request)
 
+    def forget_cooling(self) -> None:
+        """Whoever lost its disk, or left, has not told anybody what was cooling down there."""
+        self._freed_at.clear()
+
     def _check_rested(self, host: Host, request: Request, address: int) -> None:
         """What was freed lately is given out again only where there is nothing else."""
         freed_at = self._freed_at.get(address)

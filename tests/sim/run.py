@@ -434,6 +434,8 @@ class Run:
         if self._why_not_connected() or self._why_not_equal():
             self.world.trace("step", "skipped: the mesh is not at rest")
             return
+        if step.kind != "quiet-kill":
+            self.checkers.forget_cooling()
         match step.kind:
             case "roll-back":
                 host.kill_router()
@@ -486,6 +488,7 @@ class Run:
         if ipam is None or not ipam.handed_over:
             self.checkers.fail(f"{host.label} has not handed over in 5 s in a mesh at rest")
         host.journal.clear()
+        self.checkers.forget_cooling()
         host.stop_router(keep_datapath=False)
         host.gone = True
         host.new_life()
