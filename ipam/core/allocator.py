@@ -70,6 +70,9 @@ class Allocator:
         self._next_id = rng.randrange(1, 2**32)
         self._reachable: Mapping[PeerName, None] = {}
         self._out: list[IpamEffect] = []
+        self.doubtful: dict[int, None] = {}
+        """Addresses in use as far as an old disk knows, which may be another's by now. Nobody is
+        answered with them before that is settled."""
 
     @property
     def waiting(self) -> Mapping[int, Waiting]:
@@ -124,7 +127,8 @@ class Allocator:
                 self._answer_from_rows(waiting)
             elif waiting.kind == "claim":
                 row = self._space.row(waiting.address)
-                if row is not None and row.owner == waiting.owner and waiting.request > 0:
+                held = row is not None and row.owner == waiting.owner and waiting.request > 0
+                if held and waiting.address not in self.doubtful:
                     self._give(waiting, waiting.address)
         return self._out
 
@@ -210,14 +214,15 @@ class Allocator:
         assert network is not None
         bounds = usable(network)
         for row in self._space.rows_of(waiting.owner):
-            if row.address in bounds and row.prefix_length == waiting.prefix_length:
+            fits = row.address in bounds and row.prefix_length == waiting.prefix_length
+            if fits and row.address not in self.doubtful:
                 self._give(waiting, row.address)
                 return True
         return False
 
     def _answer_from_free(self, waiting: Waiting) -> bool:
         assert waiting.network is not None
-        address = self._space.lowest_free(usable(waiting.network))
+        address = self._space.next_free(usable(waiting.network))
         if address is None:
             return False
         self._give(waiting, address)
@@ -283,6 +288,8 @@ class Allocator:
             waiting.reason = f"waiting for news of who owns {text}: the ring is incomplete here"
         elif entry.owner == self._replica.ourself:
             self._refuse(waiting, frozen_text(text), "frozen")
+        elif entry.owner in self._replica.avoid:
+            waiting.reason = f"{self._replica.label(entry.owner)} is just being taken over"
         elif entry.owner not in self._reachable:
             waiting.reason = (
                 f"{text} lies in the range of {self._replica.label(entry.owner)}, which is not"

@@ -79,7 +79,8 @@ class Giver:
             return self._give(taker, request.id, Range(address, address + 1))
         entry = ring.covering(address)
         if entry is None or entry.owner != self._replica.ourself:
-            told = () if entry is None else (entry,)
+            written = None if entry is None else ring.get(entry.token)
+            told = () if written is None else (written,)
             return Verdict(told=told, kind="moved", error=f"{text} is not mine any more")
         return Verdict(kind="frozen", error=frozen_text(text))
 

@@ -2,15 +2,21 @@
 
 Hints decide whom a peer in want asks first. They need not be right, so they are told seldom: at
 most every ten seconds, and only when the last one has become wrong by more than an eighth, or
-wrong about there being any at all.
+wrong about there being any at all. Others' hints are gathered for a second before they are passed
+on: where fifty or a thousand peers have something to tell, each would otherwise be a message.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from ipam.core.messages import Hint
 from ipam.core.space import Space
+from weavepy.base.names import PeerName
 
 HINT_INTERVAL_S = 10.0
+PASS_ON_AFTER_S = 1.0
 
 MAX_HINT = 2**62
 """Larger numbers do not fit on the wire; nobody needs to know them exactly."""
@@ -21,10 +27,26 @@ class HintTeller:
         self._space = space
         self._not_before = 0.0
         self._told: int | None = None
+        self._heard: dict[PeerName, Hint] = {}
+        self._pass_on_at = math.inf
 
     def next_at(self) -> float | None:
-        """Return when there is something to tell, or None while the last hint will do."""
-        return self._not_before if self._is_wrong() else None
+        """Return when there is something to tell or to pass on; None while there is nothing."""
+        at = min(self._pass_on_at, self._not_before if self._is_wrong() else math.inf)
+        return None if at == math.inf else at
+
+    def hear(self, hints: Mapping[PeerName, Hint], now: float) -> None:
+        """Keep what others told us and was news, until it is passed on."""
+        if hints:
+            self._heard.update(hints)
+            self._pass_on_at = min(self._pass_on_at, now + PASS_ON_AFTER_S)
+
+    def pass_on(self, now: float) -> dict[PeerName, Hint]:
+        """Return what was heard, once it is due."""
+        if now < self._pass_on_at:
+            return {}
+        heard, self._heard, self._pass_on_at = self._heard, {}, math.inf
+        return heard
 
     def tell(self, before: Hint | None, now: float) -> Hint | None:
         """Return the hint to tell now, if any; `before` is our last one, from our last run even."""

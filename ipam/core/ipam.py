@@ -20,6 +20,7 @@ from random import Random
 
 from ipam.core.allocator import Allocator, Waiting
 from ipam.core.audit import Finding, audit
+from ipam.core.consent import MAX_TAKE_OVERS, Consent
 from ipam.core.effects import (
     RING_CHANNEL,
     Announce,
@@ -41,6 +42,8 @@ from ipam.core.leaks import LeakWatch
 from ipam.core.messages import (
     AddressRequest,
     Answer,
+    ConsentAnswer,
+    ConsentRequest,
     Consult,
     ConsultAnswer,
     ForeignUniverse,
@@ -55,11 +58,11 @@ from ipam.core.messages import (
 )
 from ipam.core.paxos import Vote
 from ipam.core.ranges import Network, Range, Universe, check_subnet, subtract, why_reserved
-from ipam.core.replica import Learnt, Replica
-from ipam.core.restart import RestartCheck
-from ipam.core.ring import Entry, Ring
+from ipam.core.replica import MAX_ENTRIES_PER_UPDATE, Learnt, Replica
+from ipam.core.restart import COPIED, RestartCheck
+from ipam.core.ring import Entry, Fence, Ring
 from ipam.core.space import Space
-from ipam.core.status import AddressOwner, IpamStatus, owner_rows, waiting_rows
+from ipam.core.status import AddressOwner, IpamStatus, owner_rows, picture_of, waiting_rows
 from weavepy.base.deadline import Deadline, earliest
 from weavepy.base.errors import ProtocolError, UsageError, WeavepyError
 from weavepy.base.names import PeerName
@@ -127,10 +130,13 @@ class Ipam:
         self._giver = Giver(self._replica, self._space)
         self._election = Election(self._replica, init, rng)
         self._restart = RestartCheck(rng)
+        self._consent = Consent(self._replica, rng, self._send)
         self._leaks = LeakWatch()
         self._history = History(self._replica)
         self._held: dict[int, PersistedAddress] = {}
         self._displaced: dict[int, PersistedAddress] = {}
+        self._loaded: dict[int, None] = {}
+        """Addresses in use as far as our disk knows, until `claim_running` says what runs."""
         self._held_claim_at = math.inf
         self._warnings: dict[str, str] = {}
         self._told_ring_at: dict[PeerName, float] = {}
@@ -142,10 +148,13 @@ class Ipam:
         self._hints = HintTeller(self._space)
         self._leaving_to: PeerName | None = None
         self._hand_over_again_at = math.inf
-        self._hand_over: tuple[Entry, ...] = ()
+        self._hand_over: dict[int, Sequence[Entry]] = {}
+        """Pieces of the hand-over that are not confirmed yet, by their numbers."""
         self._handed_over = False
         self._malformed = 0
         self._load(saved, known_owners)
+        self._consent.handle_loaded(now)
+        self._told_fences: dict[PeerName, Fence] = dict(self._replica.fences)
         if self._replica.ring is None and isinstance(init, Seed):
             ring_id = seed_ring_id(self.universe, init.names)
             self._replica.ring = Ring.divide(ring_id, self.universe, init.names)
@@ -227,6 +236,8 @@ class Ipam:
         """The asker is gone; it is answered all the same. Answered requests are ignored."""
         self._now = now
         self._out += self._allocator.cancel(request)
+        if self._consent.cancel(request):
+            self._out.append(AnswerRequest(request, None, "cancelled", "cancelled"))
         return self._settle(now)
 
     def prime(self, request: int, deadline: float, now: float) -> list[IpamEffect]:
@@ -243,10 +254,33 @@ class Ipam:
         self._now = now
         for row in rows:
             stored = self._space.row(row.address)
-            if row.address not in self.universe or (stored and stored.owner == row.owner):
-                continue
-            self._hold(row)
+            if stored and stored.owner == row.owner:
+                self._loaded.pop(row.address, None)
+            elif row.address in self.universe:
+                self._hold(row)
+        self._allocator.doubtful, self._loaded = self._loaded, {}
         self._held_claim_at = now
+        return self._settle(now)
+
+    def find_peers(self, text: str) -> list[PeerName]:
+        """Return the peers of this name or nickname that own something or have been fenced."""
+        ring = self._replica.ring
+        known = {self.ourself, *(ring.owners() if ring else ()), *(ring.fences() if ring else ())}
+        return [p for p in sorted(known) if text in (p, self._replica.nicknames.get(p))]
+
+    def take_over(
+        self, request: int, peer: PeerName, force: bool, deadline: float, now: float
+    ) -> list[IpamEffect]:
+        """Make the ranges of a dead peer ours, if a majority consents; see `ipam.core.consent`."""
+        self._now = now
+        if self._leaving_to is not None:
+            return [AnswerRequest(request, None, LEAVING, "leaving")]
+        if self._disk_error:
+            return [AnswerRequest(request, None, self._disk_error, "disk")]
+        if len(self._consent.under_way) >= MAX_TAKE_OVERS:
+            text = f"{MAX_TAKE_OVERS} take-overs are under way already: wait for them"
+            return [AnswerRequest(request, None, text, "too-many")]
+        self._consent.ask(request, peer, force, deadline, now)
         return self._settle(now)
 
     def reconcile(
@@ -267,7 +301,8 @@ class Ipam:
             self._free(row.address, now)
         running = {(one.address, one.owner) for one in live}
         for held in list(self._held.values()):
-            if (held.address, held.owner) not in running and held.owner not in busy:
+            gone = (held.address, held.owner) not in running and held.owner not in busy
+            if gone and held.kind == "attachment":
                 del self._held[held.address]
         for one in live:
             known = self._space.row(one.address) or self._held.get(one.address)
@@ -300,7 +335,11 @@ class Ipam:
             written += ring.donate(
                 self.ourself, piece.start, piece.size, peer, self._replica.generation
             )
-        self._hand_over = tuple(written)
+        pieces = range(0, len(written), MAX_ENTRIES_PER_UPDATE)
+        self._hand_over = {
+            number: tuple(written[at : at + MAX_ENTRIES_PER_UPDATE])
+            for number, at in enumerate(pieces, 1)
+        }
         self._hand_over_again_at = now
         self._history.note_entries("handed-over", written, peer, "this host leaves (`reset`)")
         self._wrote(written)
@@ -334,32 +373,63 @@ class Ipam:
         elif isinstance(message, Consult) and self._disk_error:
             pass
         elif isinstance(message, Consult):
-            self._send(source, ConsultAnswer(message.id, self.answer(message.digest) or b""))
+            update = self.answer(message.digest) or b""
+            promised = self._consent.promised(source)
+            self._send(source, ConsultAnswer(message.id, update, promised))
         elif isinstance(message, ConsultAnswer):
             if message.update:
                 self._merge(source, message.update, now)
-            self._restart.handle_heard(source)
+            if message.promised and self.ourself not in self._replica.fences:
+                self._restart.handle_promised(source, now)
+            else:
+                self._restart.handle_heard(source)
         elif isinstance(message, HandOver):
             self._merge(source, message.update, now, gave="it left and handed its ranges over")
             self._save_now = True
             self._send(source, HandOverDone(message.id))
         elif isinstance(message, HandOverDone):
             if source == self._leaving_to:
+                self._hand_over.pop(message.id, None)
+            if source == self._leaving_to and not self._hand_over:
                 self._handed_over = True
                 self._hand_over_again_at = math.inf
+        elif isinstance(message, ConsentRequest):
+            self._handle_consent_request(source, message, now)
+        elif isinstance(message, ConsentAnswer):
+            if message.update:
+                self._merge(source, message.update, now)
+            if message.kind == "stale":
+                self._send(source, Consult(0, self.digest()))
+            self._consent.handle_answer(source, message, now)
         else:
             self._handle_repair(source, message, now)
         return self._settle(now)
 
-    def handle_peers_changed(self, reachable: Sequence[PeerName], now: float) -> list[IpamEffect]:
-        """Say which peers can be reached now, over relays or not; ourself may be among them."""
+    def handle_peers_changed(
+        self, reachable: Sequence[PeerName], now: float, sessions: Collection[PeerName] = ()
+    ) -> list[IpamEffect]:
+        """Say which peers can be reached now, over relays or not; ourself may be among them.
+
+        `sessions`: with whom anybody has a session, even if their routers are down.
+        """
         self._now = now
         self._reachable = {peer: None for peer in sorted(reachable) if peer != self.ourself}
+        alive = {peer: None for peer in sorted({*reachable, *sessions}) if peer != self.ourself}
+        self._consent.handle_peers(self._reachable, alive)
         for peer in [peer for peer in self._replica.foreign if peer not in self._reachable]:
             del self._replica.foreign[peer]
         for peer in [peer for peer in self._told_ring_at if peer not in self._reachable]:
             del self._told_ring_at[peer]
         self._allocator.restart_searches()
+        return self._settle(now)
+
+    def handle_identity_copied(self, text: str, now: float) -> list[IpamEffect]:
+        """Another router that lives has our name: give out nothing before a peer has confirmed
+        what is ours. Of two, the one with whom the others do not speak stands still."""
+        self._now = now
+        ring = self._replica.ring
+        owners = [] if ring is None else [peer for peer in ring.owners() if peer != self.ourself]
+        self._restart.handle_copied(owners, now)
         return self._settle(now)
 
     # --- time ------------------------------------------------------------------------------
@@ -372,8 +442,9 @@ class Ipam:
         self._tell_hint(now)
         if now >= self._hand_over_again_at and self._leaving_to is not None:
             self._hand_over_again_at = now + HAND_OVER_AGAIN_S
-            update = self._replica.encode_entries(self._hand_over)
-            self._send(self._leaving_to, HandOver(1, update))
+            for number, entries in self._hand_over.items():
+                update = self._replica.encode_entries(entries)
+                self._send(self._leaving_to, HandOver(number, update))
         return self._settle(now)
 
     def next_deadline(self) -> Deadline:
@@ -388,6 +459,7 @@ class Ipam:
             Deadline(self._save_at, "news to save"),
             Deadline(_or_never(self._hints.next_at() if tells else None), "a hint to tell"),
             Deadline(self._hand_over_again_at, "the hand-over is not confirmed"),
+            Deadline(math.inf if self._disk_error else self._consent.next_at(), "a take-over"),
         )
 
     def handle_disk(self, error: str, now: float) -> list[IpamEffect]:
@@ -436,6 +508,7 @@ class Ipam:
     def status(self, now: float) -> IpamStatus:
         replica = self._replica
         ring = replica.ring
+        owners = owner_rows(replica, self._reachable, self._space.free_count)
         return IpamStatus(
             state=self._state(),
             reason=self._state_reason(),
@@ -446,10 +519,11 @@ class Ipam:
             allocated=self._space.in_use_count,
             cooling=self._space.cooling_count,
             free=self._space.free_count,
-            owners=owner_rows(replica, self._reachable, self._space.free_count),
+            owners=owners,
             frozen=tuple(self.universe.range_text(piece) for piece in self._contested()),
             waiting=waiting_rows(replica, self._allocator.waiting, now),
             warnings=self._all_warnings(),
+            picture=picture_of(replica, owners),
         )
 
     def audit(
@@ -470,6 +544,10 @@ class Ipam:
             case "idle":
                 return IDLE
         return self._election.reason(self._reachable)
+
+    def foreigners(self) -> list[PeerName]:
+        """Return the peers that live with another ring than ours."""
+        return list(self._replica.foreign)
 
     def check(self) -> None:
         """Assert everything that must hold between two inputs; for tests and simulators."""
@@ -502,6 +580,7 @@ class Ipam:
             gone = known_owners is not None and row.owner not in known_owners
             if row.freed_at is not None or gone:
                 self._space.cool(row.address, self._now)
+        self._loaded = {row.address: None for row in self._space.rows()}
         if self._replica.ring is not None:
             self._begin_restart_check()
             self._save_now = True
@@ -568,6 +647,20 @@ class Ipam:
         granted = not verdict.kind
         self._send(source, Answer(message.id, granted, verdict.kind, verdict.error, update))
 
+    def _handle_consent_request(
+        self, source: PeerName, message: ConsentRequest, now: float
+    ) -> None:
+        update = self._merge(source, message.update, now)
+        if update is None or self._disk_error or not self._restart.passed:
+            answer = ConsentAnswer(
+                message.id, False, "busy", "it cannot say anything just now", 0, None, b""
+            )
+        else:
+            answer = self._consent.handle_request(source, message, update.entries, now)
+        if answer.kind == "stale":
+            self._send(source, Consult(0, self.digest()))
+        self._send(source, answer)
+
     def _handle_repair(self, source: PeerName, message: Repair, now: float) -> None:
         update = self._merge(source, message.update, now)
         if update is None or self._disk_error:
@@ -584,9 +677,7 @@ class Ipam:
         for update in self._replica.encode_news(Learnt(entries=list(entries))):
             self._out.append(Announce(RING_CHANNEL, update))
 
-    def _merge(
-        self, source: PeerName, data: bytes, now: float, gave: str = ""
-    ) -> Update | None:
+    def _merge(self, source: PeerName, data: bytes, now: float, gave: str = "") -> Update | None:
         """Join what a peer said; returns it decoded, or None if it is not for us."""
         try:
             update = self._replica.codec.decode(data)
@@ -631,10 +722,22 @@ class Ipam:
             self._tell_votes(self._election.think(self._reachable, now))
         if learnt:
             self._save_at = min(self._save_at, now + SAVE_NEWS_AFTER_S)
+        learnt.votes = {peer: vote for peer, vote in learnt.votes.items() if vote.leads(peer)}
+        self._hints.hear(learnt.hints, now)
+        learnt.hints = {}
+        if learnt:
             for update in self._replica.encode_news(learnt):
                 self._out.append(Announce(RING_CHANNEL, update, learnt_from=source))
         if learnt.lost:
             self._report_lost(learnt.lost)
+        if learnt.fences:
+            self._consent.handle_fences(learnt.fences)
+            self._save_now = True
+            if self.ourself in learnt.fences:
+                self._report_fenced(learnt.fences[self.ourself])
+            self._refresh_space()
+            # To be passed on by the news below.
+            self._told_fences = dict(self._replica.fences)
         if learnt.ring_adopted:
             self._history.note("adopted", (), source, "this host had no ring yet")
             self._begin_restart_check()
@@ -670,6 +773,41 @@ class Ipam:
         self._warnings["lost"] = text
         self._log("warning", text)
 
+    def _report_fenced(self, fence: Fence) -> None:
+        taker = self._replica.label(fence.taker)
+        text = (
+            f"while this host was away, {taker} took its addresses over (`weavepy rmpeer`):"
+            " it has come back empty, and gets addresses from the others as it needs them"
+        )
+        self._warnings["fenced"] = text
+        self._log("warning", text)
+        before = self._space.owned()
+        self._history.note("taken-over", before, fence.taker, "`weavepy rmpeer` while we were away")
+
+    def _take_over(self, now: float) -> None:
+        """Go on with take-overs, and write down as ours what fences have made ours."""
+        if self._disk_error:
+            return
+        self._out += self._consent.work(now)
+        if self._consent.changed:
+            self._consent.changed = False
+            self._save_now = True
+        ring = self._replica.ring
+        if ring is None or not ring.fences() or not self._restart.passed:
+            return
+        fences = dict(ring.fences())
+        told = fences != self._told_fences
+        self._told_fences = fences
+        for dead, entries in ring.inherited_by(self.ourself).items():
+            self._history.note_entries("took-over", entries, dead, "`weavepy rmpeer`")
+            label = self._replica.label(dead)
+            self._log("info", f"took over {len(entries)} ranges of {label}")
+        written = ring.stamp(self.ourself, self._replica.generation)
+        if written or told:
+            self._consent.handle_fences(fences)
+            self._wrote(written)
+            self._allocator.restart_searches()
+
     def _adopt_decided_ring(self) -> None:
         if self._replica.ring is not None or not self._election.votes:
             return
@@ -688,11 +826,20 @@ class Ipam:
         self._wrote(self._replica.ring.entries())
 
     def _tell_votes(self, votes: Mapping[PeerName, Vote]) -> None:
+        """Everyone hears of who opens a ballot; the others' votes matter to the opener alone.
+
+        Fifty peers that pass each vote on would send ninety thousand messages for one ring.
+        """
         if not votes:
             return
         self._save_now = True
-        for update in self._replica.encode_news(Learnt(votes=dict(votes))):
-            self._out.append(Announce(RING_CHANNEL, update))
+        for peer, vote in votes.items():
+            opener = vote.promised.opener
+            if vote.leads(peer) or opener not in self._reachable:
+                for update in self._replica.encode_news(Learnt(votes={peer: vote})):
+                    self._out.append(Announce(RING_CHANNEL, update))
+            else:
+                self._send(opener, Repair(self._replica.encode_votes({peer: vote}), []))
 
     def _send(self, peer: PeerName, message: Message) -> None:
         self._out.append(Unicast(RING_CHANNEL, peer, encode_message(message)))
@@ -702,8 +849,11 @@ class Ipam:
     def _settle(self, now: float) -> list[IpamEffect]:
         """Let what waits go on, then return everything, with what must be on disk first."""
         self._out += self._allocator.expire(now)
+        self._take_over(now)
+        self._replica.avoid = self._consent.avoided(now)
         self._take_held()
         self._consult(now)
+        self._settle_doubts()
         self._claim_held(now)
         if self._allocator.waiting:
             self._work(now)
@@ -715,6 +865,21 @@ class Ipam:
     def _next_held_claim_at(self) -> float:
         can_claim = self._replica.ring is not None and self._restart.passed
         return self._held_claim_at if can_claim and (self._held or self._displaced) else math.inf
+
+    def _settle_doubts(self) -> None:
+        """Now that the ring is up to date: what our disk took for in use here, nothing is known
+        to run with, and is another's, may long be in use there."""
+        if not self._allocator.doubtful or self._replica.ring is None or not self._restart.passed:
+            return
+        for address in self._allocator.doubtful:
+            row = self._space.row(address)
+            if row is not None and not self._mine(address):
+                self._space.forget(address)
+                if row.kind == "manual":
+                    # No interface tells whether it is in use: ask the owner for it.
+                    self._held[address] = row
+                    self._held_claim_at = self._now
+        self._allocator.doubtful.clear()
 
     def _claim_held(self, now: float) -> None:
         """Ask the owners of what our containers hold elsewhere for it, under negative numbers."""
@@ -755,9 +920,20 @@ class Ipam:
             return
         self._out += self._allocator.answer_held()
         if not self._restart.passed:
-            self._allocator.explain(self._restart.reason())
+            self._allocator.explain(self._restart_reason())
             return
         self._out += self._allocator.work(self._reachable, now)
+
+    def _restart_reason(self) -> str:
+        if not self._restart.promised_by:
+            return self._restart.reason(self._now)
+        names = ", ".join(map(self._replica.label, self._restart.promised_by))
+        return (
+            f"this host was declared dead (`weavepy rmpeer`), and {names} agreed, but cannot say"
+            " whether its addresses were taken over: start the host on which that command ran, or"
+            f" run `weavepy rmpeer {self._replica.label(self.ourself)} --force` on another while"
+            " this one is stopped"
+        )
 
     def _take_persist(self) -> Persist | None:
         written, gone = self._space.drain_changes()
@@ -773,7 +949,14 @@ class Ipam:
     def _refresh_space(self) -> None:
         ring = self._replica.ring
         if ring is not None:
-            self._space.set_ranges(ring.ranges_of(self.ourself), ring.contested())
+            inherited = [
+                piece
+                for entry in ring.owned_by(self.ourself)
+                if entry.epoch
+                for piece in self.universe.unroll(entry.token, entry.size)
+            ]
+            owned = ring.ranges_of(self.ourself)
+            self._space.set_ranges(owned, ring.contested(), inherited)
             before = self._displaced
             self._displaced = {
                 row.address: row for row in self._space.rows() if not self._mine(row.address)
@@ -791,12 +974,13 @@ class Ipam:
     def _tell_hint(self, now: float) -> None:
         if self._replica.ring is None or self._leaving_to is not None:
             return
+        told = self._hints.pass_on(now)
         hint = self._hints.tell(self._replica.hints.get(self.ourself), now)
-        if hint is None:
-            return
-        self._replica.hints[self.ourself] = hint
-        for update in self._replica.encode_news(Learnt(hints={self.ourself: hint})):
-            self._out.append(Announce(RING_CHANNEL, update))
+        if hint is not None:
+            self._replica.hints[self.ourself] = told[self.ourself] = hint
+        if told:
+            for update in self._replica.encode_news(Learnt(hints=told)):
+                self._out.append(Announce(RING_CHANNEL, update))
 
     def _contested(self) -> list[Range]:
         return self._replica.ring.contested() if self._replica.ring else []
@@ -804,8 +988,12 @@ class Ipam:
     def _all_warnings(self) -> tuple[str, ...]:
         warnings = list(self._warnings.values())
         warnings += [self._foreign_text(p, what) for p, what in self._replica.foreign.items()]
+        if self._restart.is_copied(self._now):
+            warnings.append(COPIED)
         if self._disk_error:
             warnings.append(f"addresses cannot be given out: {self._disk_error}")
+        if self._restart.promised_by and not self._restart.passed:
+            warnings.append(self._restart_reason())
         for row in [*self._held.values(), *self._displaced_rows()]:
             owner = self.owner_of(row.address).peer
             whose = self._replica.label(owner) if owner else "nobody we know"
@@ -823,11 +1011,15 @@ class Ipam:
         return list(self._displaced.values())
 
     def _foreign_text(self, peer: PeerName, what: str) -> str:
-        ours = self._replica.ring.ring_id.hex() if self._replica.ring else str(self.network)
+        if what.startswith("ring"):
+            ours, same = (self._replica.ring.ring_id.hex() if self._replica.ring else "none"), ""
+        else:
+            ours, same = str(self.network), f", with --ipalloc-range {self.network} for this one"
         return (
             f"{self._replica.label(peer)} lives with another address {what} (ours: {ours}): both"
-            " go on, but may give the same address to two containers. On each host of the smaller"
-            " ring run `weavepy reset`, then launch it again with the same --ipalloc-range"
+            " go on, but may give the same address to two containers. Choose which of the two is to"
+            " stay; on each host of the other detach what is attached, run `weavepy reset`, and"
+            f" then the line that `weavepy join --show` prints on a host that stays{same}"
         )
 
     def _count_malformed(self, source: PeerName, error: ProtocolError) -> None:

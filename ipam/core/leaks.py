@@ -38,11 +38,7 @@ class LeakWatch:
         missing = {
             (row.address, row.owner): row
             for row in rows
-            if row.kind == "attachment"
-            and row.owner not in owners
-            and row.address not in addresses
+            if row.kind == "attachment" and row.owner not in owners and row.address not in addresses
         }
         self._missed = {key: self._missed.get(key, now) for key in missing}
-        return [
-            row for key, row in missing.items() if self._missed[key] + SIGHTINGS_APART_S <= now
-        ]
+        return [row for key, row in missing.items() if self._missed[key] + SIGHTINGS_APART_S <= now]

@@ -11,6 +11,7 @@ indexes into a table of six-byte names, so an entry takes about a dozen bytes.
 | `Consult`       | `ConsultAnswer` | what do you know of the ring that I do not?              |
 | `HandOver`      | `HandOverDone`  | all my ranges are yours, I am leaving                    |
 | `Repair`        | `Repair`        | the entries of these slices of buckets, and I want those |
+| `ConsentRequest`| `ConsentAnswer` | this peer is dead: may its ranges be taken over?         |
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import msgspec
 
 from ipam.core.paxos import Ballot, Proposal, Vote
 from ipam.core.ranges import Universe
-from ipam.core.ring import Entry
+from ipam.core.ring import Entry, Fence
 from weavepy.base import wire
 from weavepy.base.errors import ProtocolError
 from weavepy.base.names import MAX_NICKNAME_LENGTH, PeerName
@@ -49,6 +50,8 @@ class Update:
     hints: Mapping[PeerName, Hint] = field(default_factory=dict)
     votes: Mapping[PeerName, Vote] = field(default_factory=dict)
     nicknames: Mapping[PeerName, str] = field(default_factory=dict)
+    fences: Mapping[PeerName, Fence] = field(default_factory=dict)
+    """Always all that the sender knows: who has heard of one has heard of those before it."""
     slices: Mapping[int, bytes] = field(default_factory=dict)
     """Fine digests of whole buckets, for a receiver that wants to know what differs in them."""
     more: bool = False
@@ -64,18 +67,29 @@ class _WireVote(msgspec.Struct, array_like=True):
     peers: list[int]
 
 
+class _WireEntry(msgspec.Struct, array_like=True):
+    offset: int
+    size_less_one: int
+    owner: int
+    version: int
+    generation: int
+    disputed: bool
+    epoch: int = 0
+
+
 class _WireUpdate(msgspec.Struct, array_like=True):
     universe: tuple[int, bytes, int]
     """IP version, first address, bits of host part."""
     ring_id: bytes
     peers: list[tuple[bytes, str]]
     """Name and nickname; the nickname is empty if unknown."""
-    entries: list[tuple[int, int, int, int, int, bool]]
-    """Offset, size - 1, owner, version, generation, disputed."""
+    entries: list[_WireEntry]
     hints: list[tuple[int, int, int]]
     votes: list[_WireVote]
     slices: dict[int, bytes]
     more: bool
+    fences: list[tuple[int, int, int]] = []
+    """Peer, epoch, taker."""
 
 
 class SpaceRequest(msgspec.Struct, array_like=True, tag=1):
@@ -111,6 +125,9 @@ class ConsultAnswer(msgspec.Struct, array_like=True, tag=5):
     id: int
     update: bytes
     """Empty if the digests are equal."""
+    promised: bytes = b""
+    """Who may have taken the asker's ranges over, as far as the answering peer has consented and
+    not heard the outcome; empty if nobody."""
 
 
 class HandOver(msgspec.Struct, array_like=True, tag=6):
@@ -128,6 +145,39 @@ class Repair(msgspec.Struct, array_like=True, tag=8):
     """Bucket and slice."""
 
 
+class ConsentRequest(msgspec.Struct, array_like=True, tag=9):
+    """A step of a take-over; see `ipam.core.consent`."""
+
+    id: int
+    ring_id: bytes
+    peer: bytes
+    """Whose ranges are to be taken over."""
+    after: int
+    """The epoch of the fence that the peer has already; 0 if none."""
+    round: int
+    electorate: bytes
+    """A hash of the peers whose consent counts, as the asker sees them."""
+    taker: bytes
+    """Empty in the first step, which asks for a promise; then who gets the ranges."""
+    epoch: int
+    update: bytes
+    """What the asker knows of the ranges in question."""
+
+
+class ConsentAnswer(msgspec.Struct, array_like=True, tag=10):
+    id: int
+    granted: bool
+    kind: str
+    """Empty if granted; else "alive", "stale", "outbid", "busy", "foreign" or "too-many"."""
+    error: str
+    round: int
+    """The highest round that the voter has promised."""
+    accepted: tuple[int, bytes, bytes, int] | None
+    """What it has accepted before: round, opener, taker, epoch."""
+    update: bytes
+    """What the voter knows of the ranges in question, and all fences."""
+
+
 Message = (
     SpaceRequest
     | AddressRequest
@@ -137,6 +187,8 @@ Message = (
     | HandOver
     | HandOverDone
     | Repair
+    | ConsentRequest
+    | ConsentAnswer
 )
 
 _update_decoder = wire.Decoder(_WireUpdate, "ring update")
@@ -176,18 +228,23 @@ class UpdateCodec:
         table = _PeerTable(update.nicknames)
         first = self._universe.first
         entries = [
-            (
+            _WireEntry(
                 entry.token - first,
                 entry.size - 1,
                 table.index(entry.owner),
                 entry.version,
                 entry.generation,
                 entry.disputed,
+                entry.epoch,
             )
             for entry in update.entries
         ]
         hints = [(table.index(peer), h.stamp, h.free) for peer, h in update.hints.items()]
         votes = [_wire_vote(peer, vote, table) for peer, vote in update.votes.items()]
+        fences = [
+            (table.index(peer), fence.epoch, table.index(fence.taker))
+            for peer, fence in update.fences.items()
+        ]
         return wire.encode(
             _WireUpdate(
                 self._label,
@@ -198,6 +255,7 @@ class UpdateCodec:
                 votes,
                 dict(update.slices),
                 update.more,
+                fences,
             )
         )
 
@@ -224,6 +282,10 @@ class UpdateCodec:
                 },
                 votes=dict(_vote(vote, names) for vote in message.votes),
                 nicknames=nicknames,
+                fences={
+                    names[_counter(peer)]: Fence(_counter(epoch), names[_counter(taker)])
+                    for peer, epoch, taker in message.fences
+                },
                 slices=message.slices,
                 more=message.more,
             )
@@ -249,6 +311,9 @@ class UpdateCodec:
         hints = dict(older.hints)
         for peer, hint in newer.hints.items():
             hints[peer] = max(hints.get(peer, hint), hint, key=lambda hint: hint.stamp)
+        fences = dict(older.fences)
+        for peer, fence in newer.fences.items():
+            fences[peer] = max(fences.get(peer, fence), fence)
         votes = dict(older.votes)
         for peer, vote in newer.votes.items():
             votes[peer] = votes[peer].join(vote) if peer in votes else vote
@@ -259,22 +324,24 @@ class UpdateCodec:
                 hints=hints,
                 votes=votes,
                 nicknames={**older.nicknames, **newer.nicknames},
+                fences=fences,
                 slices={**older.slices, **newer.slices},
                 more=older.more or newer.more,
             )
         )
 
-    def _entry(self, row: tuple[int, int, int, int, int, bool], names: list[PeerName]) -> Entry:
-        offset, size_less_one, owner, version, generation, disputed = row
-        if not (0 <= offset < self._universe.size and 0 <= size_less_one < self._universe.size):
+    def _entry(self, row: _WireEntry, names: list[PeerName]) -> Entry:
+        size = self._universe.size
+        if not (0 <= row.offset < size and 0 <= row.size_less_one < size):
             raise ProtocolError("malformed ring update: entry outside the universe")
         return Entry(
-            self._universe.first + offset,
-            size_less_one + 1,
-            names[_counter(owner)],
-            _counter(version),
-            _counter(generation),
-            disputed,
+            self._universe.first + row.offset,
+            row.size_less_one + 1,
+            names[_counter(row.owner)],
+            _counter(row.version),
+            _counter(row.generation),
+            row.disputed,
+            _counter(row.epoch),
         )
 
 

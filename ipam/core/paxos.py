@@ -1,8 +1,9 @@
 """Who gets the first ring: single-decree Paxos, spoken by gossip.
 
 Every peer keeps one *vote*: the highest ballot that it promised, and the last proposal that it
-accepted. A vote only ever grows, so the votes of all peers together are a state that joins, and
-gossip carries them in any order, any number of times. There are no messages besides: who
+accepted. A vote only ever grows, so the votes of all peers together are a state that joins, in
+any order, any number of times. Gossip carries the votes of openers to everyone; who follows one
+tells it alone, and what gets lost on the way is found when digests are compared. So: who
 sees a ballot higher than its own promises it; who opened a ballot and sees a quorum of promises
 for it, accepts a proposal, namely the one accepted under the highest earlier ballot among them if
 there is one; who promised a ballot and sees its opener accept a proposal, accepts that as well.
@@ -47,6 +48,10 @@ class Vote:
     def join(self, other: Vote) -> Vote:
         """Return the later of two states of one peer's vote. Total: any order is kept to."""
         return max(self, other, key=_age)
+
+    def leads(self, voter: PeerName) -> bool:
+        """True if this is the vote of the one who opened the ballot: all others follow it."""
+        return self.promised.opener == voter
 
 
 NO_VOTE = Vote(NO_BALLOT, NO_BALLOT, None)

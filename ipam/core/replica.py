@@ -14,15 +14,16 @@ ours. So one change lost in a ring of 10,000 entries costs about 1.5 KiB to find
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from ipam.core.messages import Hint, Update, UpdateCodec
 from ipam.core.paxos import Paxos, Vote
+from ipam.core.promise import Promise
 from ipam.core.ranges import Range, Universe
-from ipam.core.ring import MAX_ENTRIES, Entry, Ring
+from ipam.core.ring import MAX_ENTRIES, Entry, Fence, Ring
 from weavepy.base import wire
 from weavepy.base.digest import item_hash
 from weavepy.base.errors import ProtocolError
@@ -59,9 +60,12 @@ class Learnt:
     foreign_ring: bool = False
     hints: dict[PeerName, Hint] = field(default_factory=dict)
     votes: dict[PeerName, Vote] = field(default_factory=dict)
+    fences: dict[PeerName, Fence] = field(default_factory=dict)
+    taken: list[Entry] = field(default_factory=list)
+    """Entries that were ours until we were fenced."""
 
     def __bool__(self) -> bool:
-        return bool(self.entries or self.hints or self.votes)
+        return bool(self.entries or self.hints or self.votes or self.fences)
 
 
 class _Snapshot(msgspec.Struct):
@@ -70,6 +74,7 @@ class _Snapshot(msgspec.Struct):
     format: int
     generation: int
     update: bytes
+    promises: dict[str, Promise] = {}
 
 
 _snapshot_decoder = wire.Decoder(_Snapshot, "stored ring")
@@ -89,6 +94,10 @@ class Replica:
         """Peers that live with another ring than ours, and which."""
         self.generation = 1
         """Counts our starts, as far as our disk knows; goes into each entry that we write."""
+        self.promises: dict[PeerName, Promise] = {}
+        """What we have promised to those who take a dead peer's ranges over."""
+        self.avoid: Collection[PeerName] = ()
+        """Peers whose ranges may be another's already, as far as we have promised."""
 
     # --- for the disk ----------------------------------------------------------------------
 
@@ -99,8 +108,12 @@ class Replica:
             hints=self.hints,
             votes=self.paxos.votes,
             nicknames=self.nicknames,
+            fences=self.fences,
         )
-        return wire.encode(_Snapshot(_SNAPSHOT_FORMAT, self.generation, self.codec.encode(update)))
+        promises = {str(peer): promise for peer, promise in self.promises.items()}
+        return wire.encode(
+            _Snapshot(_SNAPSHOT_FORMAT, self.generation, self.codec.encode(update), promises)
+        )
 
     def restore(self, data: bytes) -> None:
         """Take up what `snapshot` wrote, as the next generation. Raises `ProtocolError`."""
@@ -108,7 +121,9 @@ class Replica:
         update = self.codec.decode(snapshot.update)
         if update.ring_id:
             self.ring = Ring(update.ring_id, self.universe)
+            self.ring.join_fences(update.fences)
             self.ring.join(update.entries)
+        self.promises = {PeerName(peer): one for peer, one in snapshot.promises.items()}
         self.paxos.join(update.votes)
         self.hints.update(update.hints)
         self.nicknames = {**update.nicknames, **self.nicknames}
@@ -120,6 +135,10 @@ class Replica:
 
     # --- queries ---------------------------------------------------------------------------
 
+    @property
+    def fences(self) -> Mapping[PeerName, Fence]:
+        return self.ring.fences() if self.ring is not None else {}
+
     def label(self, peer: PeerName) -> str:
         """Return how operators know this peer."""
         return self.nicknames.get(peer) or peer
@@ -128,8 +147,8 @@ class Replica:
         """Return who else owns addresses inside `bounds`, with how many it may have free."""
         assert self.ring is not None
         owned: dict[PeerName, int] = {}
-        for entry in self.ring.entries():
-            if entry.owner == self.ourself or entry.disputed:
+        for entry in self.ring.live():
+            if entry.owner == self.ourself or entry.owner in self.avoid or entry.disputed:
                 continue
             for piece in self.universe.unroll(entry.token, entry.size):
                 common = piece.meet(bounds)
@@ -161,7 +180,8 @@ class Replica:
         count = sum(map(len, entries))
         if len(differing) <= _FINE_BUCKETS and count > _FINE_FROM_ENTRIES:
             slices = {bucket: self._slices(bucket) for bucket in differing}
-            return self.codec.encode(Update(ring_id=self.ring.ring_id, slices=slices))
+            update = Update(ring_id=self.ring.ring_id, slices=slices, fences=self.fences)
+            return self.codec.encode(update)
         chosen: list[Entry] = []
         for bucket in entries:
             if chosen and len(chosen) + len(bucket) > MAX_ENTRIES_PER_UPDATE:
@@ -208,10 +228,14 @@ class Replica:
     def encode_entries(self, entries: Sequence[Entry]) -> bytes:
         return self.codec.encode(self._update(entries))
 
+    def encode_votes(self, votes: Mapping[PeerName, Vote]) -> bytes:
+        return self.codec.encode(Update(votes=votes))
+
     def encode_repair(self, entries: Sequence[Entry]) -> bytes:
         """Encode entries alone: who lacks one of ten thousand knows the nicknames."""
         assert self.ring is not None
-        return self.codec.encode(Update(ring_id=self.ring.ring_id, entries=entries))
+        update = Update(ring_id=self.ring.ring_id, entries=entries, fences=self.fences)
+        return self.codec.encode(update)
 
     # --- merging ---------------------------------------------------------------------------
 
@@ -231,6 +255,7 @@ class Replica:
             return learnt
         if update.ring_id:
             self.foreign.pop(source, None)
+        learnt.fences = self.ring.join_fences(update.fences)
         self._merge_entries(update.entries, learnt)
         for peer, hint in update.hints.items():
             known = self.hints.get(peer)
@@ -246,6 +271,7 @@ class Replica:
 
     def _merge_entries(self, entries: Iterable[Entry], learnt: Learnt) -> None:
         assert self.ring is not None
+        fence = self.ring.fences().get(self.ourself)
         for entry in entries:
             before = self.ring.get(entry.token)
             covering = before or self.ring.covering(entry.token)
@@ -255,7 +281,8 @@ class Replica:
             for news in self.ring.join((entry,)):
                 learnt.entries.append(news)
                 if before is not None and before.owner == self.ourself:
-                    learnt.lost.append(news)
+                    fenced = fence is not None and before.epoch < fence.epoch
+                    (learnt.taken if fenced else learnt.lost).append(news)
                 if news.owner == self.ourself:
                     learnt.gained.append(news)
                     if owner_before != self.ourself and not learnt.ring_adopted:
@@ -288,6 +315,7 @@ class Replica:
             hints=hints or {},
             votes=votes or {},
             nicknames=self.nicknames,
+            fences=self.fences,
             more=more,
         )
 

@@ -9,8 +9,16 @@ before it gives out anything new it asks. The rule:
 2. It asks up to 16 peers, owners of ranges first, and goes on when all of them have answered, or
    when the time is up and at least one has.
 3. Nobody is reachable for 5 s: it is alone, and goes on with what it owns. The peers that are down
-   cannot have taken anything from it: ranges move only by the owner's own hand. Peers that are
-   reachable but do not answer get 5 s more.
+   cannot have taken anything from it: ranges move only by the owner's own hand, or else by the
+   consent of a majority. Peers that are reachable but do not answer get 5 s more.
+
+A peer that was away may have been declared dead, and a majority have consented that its ranges go
+to another. Whoever consented and has not heard the outcome says so, and as long as somebody does,
+the check goes on: the taker may have used them.
+
+4. It has heard that another router with its identity lives: then being alone proves nothing, as
+   the others may just refuse to speak with a copy. It goes on when a peer has answered it, or when
+   nothing was heard of the other for ten minutes.
 
 What a disk that is too old has cost in case 3, if it was, shows when a peer comes back: the ring
 tells (`Learnt.lost`), and the addresses in question are listed.
@@ -18,6 +26,7 @@ tells (`Learnt.lost`), and the addresses in question are listed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
@@ -26,8 +35,17 @@ from weavepy.base.names import PeerName
 GRACE_S = 5.0
 """How long to wait for the first peer to be reachable, and how long for answers after that."""
 
-ASK_AGAIN_S = 1.0
+ASK_AGAIN_S = 0.25
+"""Short, as what gets lost gets lost while routes are new, and somebody waits for an address."""
+
+COPIED_FOR_S = 600.0
 MAX_ASKED = 16
+
+COPIED = (
+    "another router with the identity of this host is running, and no peer has told this one that"
+    " its addresses are its own: one of the two has a copied state directory; stop that one, remove"
+    " its state directory, and launch it anew"
+)
 
 
 class RestartCheck:
@@ -37,24 +55,41 @@ class RestartCheck:
         self._rng = rng
         self.passed = True
         self._until = 0.0
+        self._copied_until = -math.inf
         self._ask_at = 0.0
         self._owners: Sequence[PeerName] = ()
         self._asked: dict[PeerName, None] = {}
         self._answered: dict[PeerName, None] = {}
+        self.promised_by: dict[PeerName, None] = {}
+        """Who says that our ranges may be another's by now."""
 
     def begin(self, owners: Iterable[PeerName], expects_peers: bool, now: float) -> None:
         """`owners` are the other owners of ranges; see the rule in the file's opening."""
         self._owners = tuple(owners)
         self._answered.clear()
         self._asked.clear()
+        self.promised_by.clear()
         self.passed = not self._owners and not expects_peers
         self._until = now + GRACE_S
         self._ask_at = now
+
+    def handle_copied(self, owners: Iterable[PeerName], now: float) -> None:
+        """Another router with our identity lives; see the rule in the file's opening."""
+        if self.passed:
+            self.begin(owners, True, now)
+        self._copied_until = now + COPIED_FOR_S
 
     def handle_heard(self, peer: PeerName) -> None:
         """This peer has told us what it knows and we do not."""
         if not self.passed:
             self._answered[peer] = None
+            self.promised_by.pop(peer, None)
+
+    def handle_promised(self, by: PeerName, now: float) -> None:
+        """This peer has consented to a take-over of ours, and does not know whether it was."""
+        if not self.passed:
+            self.promised_by[by] = None
+            self._until = now + GRACE_S
 
     def ask(self, reachable: Mapping[PeerName, None], now: float) -> Sequence[PeerName]:
         """Return the peers to consult now; call it whenever something changed or time passed."""
@@ -67,7 +102,16 @@ class RestartCheck:
         waited_for = [
             peer for peer in self._asked if peer in reachable and peer not in self._answered
         ]
-        if (self._answered and not waited_for) or now >= self._until:
+        over = now >= self._until
+        if self._answered and (over or not waited_for):
+            self.passed = True
+            self._copied_until = -math.inf
+            return ()
+        if over and now < self._copied_until:
+            self._asked.clear()
+            self._until = now + GRACE_S
+            return ()
+        if over:
             self.passed = True
             return ()
         if now < self._ask_at or not waited_for:
@@ -75,12 +119,17 @@ class RestartCheck:
         self._ask_at = now + ASK_AGAIN_S
         return waited_for
 
+    def is_copied(self, now: float) -> bool:
+        return not self.passed and now < self._copied_until
+
     def next_at(self) -> float | None:
         if self.passed:
             return None
         return min(self._until, self._ask_at) if self._asked else self._until
 
-    def reason(self) -> str:
+    def reason(self, now: float) -> str:
+        if self.is_copied(now):
+            return COPIED
         if not self._asked:
             return (
                 "just restarted: looking for peers that know whether this host's addresses are"

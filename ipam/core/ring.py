@@ -234,18 +234,26 @@ class Ring:
 
         Returns the entries that this wrote. Nothing may be given out of them before.
         """
-        if not self._fences:
-            return []
         written: list[Entry] = []
+        for entries in self.inherited_by(taker).values():
+            for raw in entries:
+                _, epoch = self._inherit(raw)
+                new = Entry(raw.token, raw.size, taker, raw.version + 1, generation, epoch=epoch)
+                self._put(replace(new, disputed=raw.disputed))
+                written.append(self._entries[raw.token])
+        return written
+
+    def inherited_by(self, taker: PeerName) -> dict[PeerName, list[Entry]]:
+        """Return the entries that fences made `taker`'s and that it has not stamped yet, as they
+        were written, by the peer they belonged to."""
+        inherited: dict[PeerName, list[Entry]] = {}
+        if not self._fences:
+            return inherited
         for entry in self.owned_by(taker):
             raw = self._entries[entry.token]
-            if raw.owner == taker:
-                continue
-            _, epoch = self._inherit(raw)
-            new = Entry(raw.token, raw.size, taker, raw.version + 1, generation, epoch=epoch)
-            self._put(replace(new, disputed=raw.disputed))
-            written.append(self._entries[raw.token])
-        return written
+            if raw.owner != taker or self._inherit(raw)[1] != raw.epoch:
+                inherited.setdefault(raw.owner, []).append(raw)
+        return inherited
 
     def donate(
         self, giver: PeerName, start: int, size: int, taker: PeerName, generation: int
@@ -276,9 +284,7 @@ class Ring:
         self._check_around(written)
         return written
 
-    def _write(
-        self, token: int, size: int, owner: PeerName, generation: int, epoch: int
-    ) -> Entry:
+    def _write(self, token: int, size: int, owner: PeerName, generation: int, epoch: int) -> Entry:
         before = self._entries.get(token)
         version = 1 if before is None else before.version + 1
         entry = Entry(token, size, owner, version, generation, epoch=epoch)
@@ -326,7 +332,9 @@ class Ring:
                 if token not in shadowed:
                     entry = self._entries[token]
                     owner, _ = self._inherit(entry)
-                    self._live[token] = entry if owner == entry.owner else replace(entry, owner=owner)
+                    self._live[token] = (
+                        entry if owner == entry.owner else replace(entry, owner=owner)
+                    )
             self._live_tokens = list(self._live)
         return self._live
 

@@ -2,7 +2,9 @@
 
 An address that was freed stays out of use for a minute, because neighbours still have its last
 holder in their ARP tables. The lowest free address is given out first, which keeps the free
-blocks large; what is donated is cut from the upper half of the biggest one.
+blocks large; what is donated is cut from the upper half of the biggest one. In ranges that were
+taken over from a dead peer it is the other way round, and they come last: that peer began from
+below as well, and its containers may still run with what it gave them.
 
 Rows of addresses outside our ranges are kept (a container holds the address, whatever the ring
 says) but never become free here. Frozen ranges, those in contradiction, keep their rows, too.
@@ -26,6 +28,7 @@ class Space:
 
     def __init__(self) -> None:
         self._usable: list[Range] = []
+        self._inherited: list[Range] = []
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._free_count = 0
@@ -34,8 +37,14 @@ class Space:
         self._by_owner: dict[str, dict[int, None]] = {}
         self._changed: dict[int, None] = {}
 
-    def set_ranges(self, owned: Iterable[Range], frozen: Iterable[Range]) -> None:
-        """Say anew which ranges are ours, and in which of all nothing may be given out."""
+    def set_ranges(
+        self, owned: Iterable[Range], frozen: Iterable[Range], inherited: Iterable[Range] = ()
+    ) -> None:
+        """Say anew which ranges are ours, and in which of all nothing may be given out.
+
+        `inherited` are those of ours that were a dead peer's.
+        """
+        self._inherited = normalise(inherited)
         self._usable = subtract(normalise(owned), normalise(frozen))
         taken = normalise(Range(at, at + 1) for at in (*self._in_use, *self._cooling))
         free = subtract(self._usable, taken)
@@ -61,6 +70,10 @@ class Space:
         """True if the address is ours to give out, now or when it gets free."""
         at = bisect_right(self._usable, address, key=lambda piece: piece.start) - 1
         return at >= 0 and address in self._usable[at]
+
+    def owned(self) -> Sequence[Range]:
+        """Return the ranges that are ours to give out of."""
+        return tuple(self._usable)
 
     def touches(self, piece: Range) -> bool:
         """True if any address of `piece` is ours to give out."""
@@ -93,6 +106,20 @@ class Space:
             return None
         address = max(self._starts[at], bounds.start)
         return address if address < bounds.end else None
+
+    def next_free(self, bounds: Range) -> int | None:
+        """Return the address to give out next; see the file's opening."""
+        if not self._inherited:
+            return self.lowest_free(bounds)
+        free = [
+            common
+            for at in range(bisect_right(self._ends, bounds.start), len(self._starts))
+            if (common := Range(self._starts[at], self._ends[at]).meet(bounds)) is not None
+        ]
+        if not free:
+            return None
+        own = subtract(free, self._inherited)
+        return own[0].start if own else free[-1].end - 1
 
     def biggest_free(self, bounds: Range) -> Range | None:
         """Return the biggest block of free addresses inside `bounds`; of equals the highest."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ipam.core.allocator import Waiting
@@ -11,6 +12,10 @@ from ipam.core.replica import Replica
 from weavepy.base.names import PeerName
 
 MAX_RANGES_SHOWN = 32
+
+PICTURE_SLICES = 64
+FROZEN = -1
+UNKNOWN = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ class IpamStatus:
     frozen: tuple[str, ...]
     waiting: tuple[WaitingStatus, ...]
     warnings: tuple[str, ...]
+    picture: tuple[int, ...] = ()
+    """See `picture_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ def owner_rows(
     if replica.ring is None:
         return ()
     pieces: dict[PeerName, list[Range]] = {}
-    for entry in replica.ring.entries():
+    for entry in replica.ring.live():
         unrolled = replica.universe.unroll(entry.token, entry.size)
         pieces.setdefault(entry.owner, []).extend(unrolled)
     sizes = replica.ring.owners()
@@ -90,6 +97,37 @@ def owner_rows(
             )
         )
     return tuple(rows)
+
+
+def picture_of(replica: Replica, owners: Sequence[RangeOwner]) -> tuple[int, ...]:
+    """Return the universe in equal slices: of each, which of `owners` has the most of it.
+
+    `FROZEN` where two peers contradict each other, `UNKNOWN` where no owner is known.
+    """
+    ring = replica.ring
+    if ring is None:
+        return ()
+    universe = replica.universe
+    numbers = {row.peer: number for number, row in enumerate(owners)}
+    count = min(PICTURE_SLICES, universe.size)
+    bounds = [universe.first + universe.size * at // count for at in range(count + 1)]
+    weights: list[dict[int, int]] = [{} for _ in range(count)]
+    pieces = [
+        (piece, numbers[entry.owner])
+        for entry in ring.live()
+        for piece in universe.unroll(entry.token, entry.size)
+    ]
+    for piece, number in [*pieces, *((piece, FROZEN) for piece in ring.contested())]:
+        at = bisect_right(bounds, piece.start) - 1
+        while at < count and bounds[at] < piece.end:
+            common = Range(bounds[at], bounds[at + 1]).meet(piece)
+            assert common is not None
+            weights[at][number] = weights[at].get(number, 0) + common.size
+            at += 1
+    return tuple(
+        FROZEN if FROZEN in weight else max(weight, key=weight.__getitem__, default=UNKNOWN)
+        for weight in weights
+    )
 
 
 def waiting_rows(

@@ -240,9 +240,7 @@ def _begin_or_check(path: Path, database: sqlite3.Connection, name: PeerName) ->
             f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
     elif version == 1:
-        database.executescript(
-            f"BEGIN IMMEDIATE; {_FROM_VERSION_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
+        _migrate(database)
     elif version > SCHEMA_VERSION:
         raise StoreError(
             f"the database {path} was written by a newer weavepy (format {version}, this one knows"
@@ -260,6 +258,17 @@ def _begin_or_check(path: Path, database: sqlite3.Connection, name: PeerName) ->
             " put back the identity file that belongs to it, or move the database aside to start"
             " without its addresses"
         )
+
+
+def _migrate(database: sqlite3.Connection) -> None:
+    try:
+        database.executescript(
+            f"BEGIN IMMEDIATE; {_FROM_VERSION_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+    except sqlite3.OperationalError as error:
+        if _code(error) != sqlite3.SQLITE_ERROR:
+            raise
+        raise _Damaged(f"not what format 1 was like: {error}") from error
 
 
 def _check_content(database: sqlite3.Connection) -> None:

@@ -124,6 +124,13 @@ class PeerRemoved:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityCopied:
+    """Another router that lives has our identity. Either of us may be the copy."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class RememberTargets:
     """Addresses to dial at the next start; the shell stores them."""
 
@@ -142,6 +149,7 @@ MeshEffect = (
     | UnicastReceived
     | PeerAdded
     | PeerRemoved
+    | IdentityCopied
     | RememberTargets
     | LogLine
 )
@@ -150,6 +158,7 @@ __all__ = [
     "CloseLink",
     "Dial",
     "GossipReceived",
+    "IdentityCopied",
     "LinkId",
     "LogLine",
     "MeshEffect",

@@ -16,6 +16,7 @@ from router.mesh.connection import Connection, Phase, TimedOut
 from router.mesh.effects import (
     CloseLink,
     Dial,
+    IdentityCopied,
     LinkId,
     LogLine,
     MeshEffect,
@@ -25,7 +26,7 @@ from router.mesh.effects import (
 )
 from router.mesh.handshake import Finished, Handshake, HandshakeRefused, Introduction, Role
 from router.mesh.identity import Identity
-from router.mesh.messages import GOODBYE_DUPLICATE, GOODBYE_LEAVE, ControlMessage
+from router.mesh.messages import GOODBYE_CLONE, GOODBYE_DUPLICATE, GOODBYE_LEAVE, ControlMessage
 from router.mesh.neighbours import Neighbour, Verdict, judge
 from router.mesh.refusals import Refusals
 from router.mesh.targets import Address, Targets, parse_address
@@ -272,9 +273,10 @@ class Links:
             self._close(connection, GOODBYE_DUPLICATE, now)
             return
         if verdict is Verdict.CLONE:
-            text = f"another router with the identity of {found.introduction.nickname} is connected"
-            self.note_refusal(connection.host, "cloned-identity", text, now)
-            self._close(connection, f"refuses us: {text}", now)
+            text = f"{GOODBYE_CLONE} {found.introduction.nickname} is connected"
+            told = text.removeprefix("refuses us: ")
+            self.note_refusal(connection.host, "cloned-identity", told, now)
+            self._close(connection, text, now)
             return
         if rival is not None:
             self._close(rival, GOODBYE_DUPLICATE, now)
@@ -345,6 +347,8 @@ class Links:
     def _handle_goodbye(self, connection: Connection, reason: str, now: float) -> None:
         self._effects.append(CloseLink(connection.link, reason))
         text = f"{connection.address} {reason}"
+        if reason.startswith(GOODBYE_CLONE):
+            self._effects.append(IdentityCopied(text))
         self._disconnect(connection, text, now, left=reason == GOODBYE_LEAVE)
 
     def _disconnect(

@@ -23,6 +23,7 @@ from router.mesh.connection import Connection, address_text
 from router.mesh.effects import (
     CloseLink,
     GossipReceived,
+    IdentityCopied,
     LinkId,
     LogLine,
     MeshEffect,
@@ -268,7 +269,7 @@ class Mesh:
         self._links.handle_timeout(now)
         warning = self._clones.handle_timeout(now)
         if warning is not None:
-            self._effects.append(LogLine("warning", warning))
+            self._effects += [LogLine("warning", warning), IdentityCopied(warning)]
         for peer in self._gossip.round_partners(self._weights(), now):
             self._send_digests(peer, answer_back=True, now=now)
         self._update_view(now)

@@ -24,6 +24,7 @@ MAX_HOPS = 64
 GOODBYE_LEAVE = "leaves the mesh"
 GOODBYE_PAUSE = "will be back, and keeps its overlay meanwhile"
 GOODBYE_DUPLICATE = "has another connection to us"
+GOODBYE_CLONE = "refuses us: another router with the identity of"
 """Reasons for an authenticated close on which the other end acts. Others are for people."""
 
 _LAST_PART = b"\x00"

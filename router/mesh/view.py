@@ -10,7 +10,7 @@ from random import Random
 
 from router.mesh import short_ids
 from router.mesh.clones import CloneWatch
-from router.mesh.effects import LogLine, PeerAdded, PeerRemoved, RoutesChanged
+from router.mesh.effects import IdentityCopied, LogLine, PeerAdded, PeerRemoved, RoutesChanged
 from router.mesh.neighbours import Neighbour
 from router.mesh.records import MAX_VERSION, Record
 from router.mesh.routes import Routes, compute_routes
@@ -29,7 +29,7 @@ ADOPTION_S = 10.0
 """How long a restarted router leaves the routes of its previous run alone while peers that it
 has overlay sessions with have not told it about the mesh yet."""
 
-ViewEffect = PeerAdded | PeerRemoved | RoutesChanged | LogLine
+ViewEffect = PeerAdded | PeerRemoved | RoutesChanged | IdentityCopied | LogLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class View:
             return []
         self._is_contested = True
         warning = self._clones.contested(uid, now)
-        return [] if warning is None else [LogLine("warning", warning)]
+        return [] if warning is None else [LogLine("warning", warning), IdentityCopied(warning)]
 
     def _outbid(self, now: float) -> None:
         self._outbid_at = NEVER.at

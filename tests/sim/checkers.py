@@ -110,9 +110,8 @@ class Checkers:
         if holder is not None and holder[0] is host:
             del self._in_use[address]
 
-    @property
-    def addresses_in_use(self) -> int:
-        return len(self._in_use)
+    def in_use(self) -> list[int]:
+        return sorted(self._in_use)
 
     # --- one router --------------------------------------------------------------------------
 
@@ -134,9 +133,11 @@ class Checkers:
         if watch is None:
             return
         stored = self.disk_ring(host)
-        saved = {
-            (stored.ring_id, entry.token): entry.version for entry in stored.entries
-        } if stored is not None else {}
+        saved = (
+            {(stored.ring_id, entry.token): entry.version for entry in stored.entries}
+            if stored is not None
+            else {}
+        )
         for key in watch.unsaved:
             if saved.get(key[:2], 0) < key[2]:
                 self._written.pop(key, None)
@@ -405,9 +406,7 @@ class Checkers:
                 following = tokens[(at + 1) % len(tokens)]
                 reach = (following - token) % self._size or self._size
                 if joined[token].size != reach:
-                    self.fail(
-                        f"ring {ring_id.hex()}: {joined[token]} does not reach {following}"
-                    )
+                    self.fail(f"ring {ring_id.hex()}: {joined[token]} does not reach {following}")
 
     def _everything_known(self) -> Iterable[tuple[bytes, Iterable[Entry]]]:
         seen: dict[int, None] = {}

@@ -176,9 +176,7 @@ class Datapath:
     def _probe(self, session: Session, epoch: Epoch) -> None:
         self._send(session, epoch, lambda there: there._probe_came(epoch))
 
-    def _send(
-        self, session: Session, epoch: Epoch, arrive: Callable[["Datapath"], None]
-    ) -> None:
+    def _send(self, session: Session, epoch: Epoch, arrive: Callable[["Datapath"], None]) -> None:
         def at_host(host: "Host") -> None:
             if host.datapath is not None and host.datapath.alive:
                 arrive(host.datapath)
@@ -239,7 +237,12 @@ class Datapath:
             return
         self._sequence += 1
         frame = Frame(
-            number, switch.ourself, destination, MAX_HOPS, self._boot_nonce, self._sequence,
+            number,
+            switch.ourself,
+            destination,
+            MAX_HOPS,
+            self._boot_nonce,
+            self._sequence,
             source_mac,
         )
         if destination == BROADCAST_SHORT_ID:
@@ -262,8 +265,13 @@ class Datapath:
         sender, _ = found
         switch, now = self.switch, self._world.now
         onward = Frame(
-            frame.number, frame.source, frame.destination, max(0, frame.hops_left - 1),
-            frame.boot_nonce, frame.sequence, frame.source_mac,
+            frame.number,
+            frame.source,
+            frame.destination,
+            max(0, frame.hops_left - 1),
+            frame.boot_nonce,
+            frame.sequence,
+            frame.source_mac,
         )
         if frame.destination != BROADCAST_SHORT_ID:
             next_hop = switch.from_peer(frame.source, frame.destination, frame.hops_left)

@@ -65,9 +65,7 @@ class Disk:
         rows = sorted(content.rows.values(), key=lambda row: row.address)
         return Saved(
             content.ring,
-            tuple(
-                replace(row, freed_at=None if row.freed_at is None else 0.0) for row in rows
-            ),
+            tuple(replace(row, freed_at=None if row.freed_at is None else 0.0) for row in rows),
         )
 
     # --- faults ------------------------------------------------------------------------------

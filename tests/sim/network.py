@@ -100,18 +100,14 @@ class Network:
 
     # --- UDP ---------------------------------------------------------------------------------
 
-    def send_datagram(
-        self, giver: "Host", address: str, arrive: Callable[["Host"], None]
-    ) -> None:
+    def send_datagram(self, giver: "Host", address: str, arrive: Callable[["Host"], None]) -> None:
         """`arrive` is called at the host that has this address, if the datagram gets there."""
         taker = self._hosts.get(address)
         if taker is None or self._rng.random() < self.udp_loss:
             return
         self._world.later(self.delay_s(), self._datagram, giver, taker, arrive)
 
-    def _datagram(
-        self, giver: "Host", taker: "Host", arrive: Callable[["Host"], None]
-    ) -> None:
+    def _datagram(self, giver: "Host", taker: "Host", arrive: Callable[["Host"], None]) -> None:
         if taker.powered and self.udp_is_open(giver, taker):
             arrive(taker)
 

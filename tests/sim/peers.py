@@ -460,9 +460,7 @@ class Host:
         def go() -> None:
             self.trace(f"request {number}: {kind} for {owner}")
             now = self.now
-            self._guarded(
-                lambda: node.run_ring(ask(ipam, number, now + timeout_s, now), now)
-            )
+            self._guarded(lambda: node.run_ring(ask(ipam, number, now + timeout_s, now), now))
 
         if self.world.now < self.paused_until:
             self.requests[number].paused_s += self.paused_until - self.world.now
@@ -472,9 +470,7 @@ class Host:
         self.ask(
             "allocate",
             owner,
-            lambda ipam, number, deadline, now: ipam.allocate(
-                number, owner, subnet, deadline, now
-            ),
+            lambda ipam, number, deadline, now: ipam.allocate(number, owner, subnet, deadline, now),
             timeout_s,
             subnet,
         )
@@ -492,7 +488,9 @@ class Host:
 
     def prime(self, timeout_s: float) -> None:
         self.ask(
-            "prime", "", lambda ipam, number, deadline, now: ipam.prime(number, deadline, now),
+            "prime",
+            "",
+            lambda ipam, number, deadline, now: ipam.prime(number, deadline, now),
             timeout_s,
         )
 

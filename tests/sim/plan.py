@@ -32,6 +32,9 @@ RARE_KINDS = {"roll-back": 3, "lose-disk": 3, "leave": 4, "forget-sessions": 1, 
 
 WORK_KINDS = {"attach": 24, "attach-again": 3, "detach": 12, "claim": 5, "prime": 1, "frame": 6}
 
+SPECIAL_KINDS = ("clone",)
+"""Rare ones that are only taken when asked for."""
+
 CALM_BEFORE_S = 45.0
 CALM_AFTER_S = 12.0
 
@@ -77,12 +80,13 @@ class Plan:
     @property
     def calm_at(self) -> float:
         """When a rare step is due, which needs a mesh at rest; infinity without one."""
-        return min((step.at for step in self.steps if step.kind in RARE_KINDS), default=1e9)
+        return min(
+            (step.at for step in self.steps if step.kind in (*RARE_KINDS, *SPECIAL_KINDS)),
+            default=1e9,
+        )
 
 
-def draw_plan(
-    seed: int, peers: int | None = None, work: int | None = None, rare: str = ""
-) -> Plan:
+def draw_plan(seed: int, peers: int | None = None, work: int | None = None, rare: str = "") -> Plan:
     """What is given replaces what the seed says; `rare` is one of `RARE_KINDS`."""
     rng = Random(f"{seed} plan")
     count = peers or rng.choice((3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 8, 12))
@@ -91,6 +95,8 @@ def draw_plan(
     unreachable = _draw_unreachable(rng, count) if rng.random() < 0.2 else ()
     discovery = rng.random() < 0.85
     steps = [*_draw_work(rng, count, faults_s, work), *_draw_faults(rng, count, faults_s)]
+    if rng.random() < 0.4:
+        steps += _all_at_once(count, rng.uniform(2.0, 8.0))
     if rng.random() < 0.3 or rare:
         at = faults_s + CALM_BEFORE_S
         kind = rare or _weighted(rng, RARE_KINDS)
@@ -148,6 +154,11 @@ def _draw_work(rng: Random, count: int, faults_s: float, wanted: int | None) -> 
         )
         for number in range(wanted or rng.randrange(20, 90))
     ]
+
+
+def _all_at_once(count: int, at: float) -> list[Step]:
+    """Every host wants an address at one instant: rivals for the first ring, or for space."""
+    return [Step(at, "attach", number, 0, 15.0, 500 + number) for number in range(count)]
 
 
 def _draw_faults(rng: Random, count: int, faults_s: float) -> list[Step]:

@@ -39,14 +39,10 @@ class World:
             self._tell(f"{self.now:12.6f} {who:<5} {what}")
 
     def at(self, when: float, action: Callable[..., None], *arguments: object) -> None:
-        heapq.heappush(
-            self._queue, (max(when, self.now), next(self._order), action, arguments)
-        )
+        heapq.heappush(self._queue, (max(when, self.now), next(self._order), action, arguments))
 
     def later(self, delay_s: float, action: Callable[..., None], *arguments: object) -> None:
-        heapq.heappush(
-            self._queue, (self.now + delay_s, next(self._order), action, arguments)
-        )
+        heapq.heappush(self._queue, (self.now + delay_s, next(self._order), action, arguments))
 
     def run(self, until: float) -> None:
         queue = self._queue

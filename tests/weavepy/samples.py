@@ -113,6 +113,39 @@ def ipam_status() -> schema.IpamStatus:
             )
         ],
         warnings=[],
+        picture=[0] * 32 + [1] * 32,
+    )
+
+
+def sample_addresses() -> schema.AddressList:
+    return schema.AddressList(
+        addresses=[
+            schema.AddressInUse(
+                address="10.32.0.9/12",
+                owner="/run/netns/web",
+                kind="attachment",
+                interface="vethwe12",
+                since=1.0,
+            ),
+            schema.AddressInUse(
+                address="10.32.0.10/12", owner="backup", kind="manual", interface="", since=0.0
+            ),
+        ]
+    )
+
+
+def sample_history() -> schema.HistoryAnswer:
+    return schema.HistoryAnswer(
+        events=[
+            schema.HistoryEntry(
+                at=1.0,
+                kind="donated",
+                ranges=["10.36.0.0-10.39.255.255"],
+                addresses=262_144,
+                peer="host2",
+                reason="it asked for space",
+            )
+        ]
     )
 
 

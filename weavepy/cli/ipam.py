@@ -1,6 +1,7 @@
 """`weavepy ipam ...` and `weavepy prime`: the address ring."""
 
 import ipaddress
+import time
 
 import click
 
@@ -30,9 +31,77 @@ def status(as_json: bool) -> None:
     _show_ring(api().ipam(), as_json)
 
 
-@command(("weavepy ipam list", "the ranges of each peer"), name="list")
+@command(("weavepy ipam list", "every address that is in use here"), name="list")
 @json_option
-def list_owners(as_json: bool) -> None:
+def list_addresses(as_json: bool) -> None:
+    """List the addresses in use on this host: whose they are, on which interface, since when."""
+    answer = api().addresses()
+    if as_json:
+        output.show_json(answer)
+        return
+    from weavepy.cli import views
+
+    output.show(views.addresses(answer, time.time()))
+
+
+@command(("weavepy ipam history", "what this host gave, got and lost, and why"))
+@json_option
+def history(as_json: bool) -> None:
+    """Show the recent changes of what this host owns, the newest first, and why they were."""
+    answer = api().history()
+    if as_json:
+        output.show_json(answer)
+        return
+    from weavepy.cli import views
+
+    output.show(views.history(answer, time.time()))
+
+
+@command(("weavepy ipam check || weavepy report", "see more if something differs"))
+@json_option
+def check(as_json: bool) -> int:
+    """Compare ring, store and interfaces of this host; exit code 1 and a list if they differ."""
+    answer = api().check()
+    if as_json:
+        output.show_json(answer)
+    else:
+        from weavepy.cli import views
+
+        output.show(views.findings(answer))
+    return 1 if answer.findings else 0
+
+
+@command(
+    ("weavepy rmpeer host3", "take over what host3 owned: it died and will not return"),
+    ("weavepy rmpeer 7a:0c:52:3f:11:9d", "by name, where two have one nickname"),
+    ("weavepy ipam rmpeer host3 --force", "without asking anybody"),
+)
+@click.argument("peer", metavar="PEER|NICKNAME")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Ask nobody. If the peer is alive behind a cut cable, or another host does the same,"
+    " two containers may get one address.",
+)
+@timeout_option(10.0, "the consent of a majority")
+@json_option
+def rmpeer(peer: str, force: bool, timeout_s: float, as_json: bool) -> None:
+    """Take over the addresses of a peer that is gone for good.
+
+    More than half of the hosts that own addresses must agree, and none of them may see the peer
+    alive. If it returns nevertheless, it comes back empty. A host that still runs leaves with
+    `weavepy reset` instead.
+    """
+    answer = api().rmpeer(schema.RmpeerRequest(peer=peer, force=force, timeout_s=timeout_s))
+    if as_json:
+        output.show_json(answer)
+    else:
+        click.echo(output.printable(answer.message))
+
+
+@command(("weavepy ipam ranges", "the ranges of each peer"))
+@json_option
+def ranges(as_json: bool) -> None:
     """List which peer owns which ranges of the universe (of each the first 32)."""
     answer = api().ipam()
     if as_json:
@@ -120,7 +189,18 @@ def lookup(which: str, as_json: bool) -> None:
     output.show([output.Facts("", rows)])
 
 
-for _subcommand in (status, allocate, claim, release, lookup, list_owners):
+for _subcommand in (
+    status,
+    allocate,
+    claim,
+    release,
+    lookup,
+    list_addresses,
+    ranges,
+    history,
+    check,
+    rmpeer,
+):
     ipam.add_command(_subcommand)
 
 

@@ -54,7 +54,17 @@ class Note:
     cell: Cell
 
 
-Block = Table | Facts | Note
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One line that is a picture: a run of keys in a pipe, of coloured blocks on a terminal."""
+
+    cells: Sequence[tuple[str, str]]
+    """Each a key of one character, and a style: those of `Cell`, or "owner 0" to "owner 5"."""
+
+
+Block = Table | Facts | Note | Bar
+
+OWNER_STYLES = 6
 
 _RICH_STYLES = {
     "good": "green",
@@ -63,6 +73,12 @@ _RICH_STYLES = {
     "dim": "dim",
     "bold": "bold",
     "": "",
+    **{
+        f"owner {number}": colour
+        for number, colour in enumerate(
+            ("cyan", "green", "magenta", "blue", "yellow", "bright_white")
+        )
+    },
 }
 
 
@@ -116,6 +132,8 @@ def _plain_lines(block: Block) -> list[str]:
     match block:
         case Note(cell):
             return [printable(cell.text)]
+        case Bar(cells):
+            return ["[" + "".join(printable(key) for key, _ in cells) + "]"]
         case Facts(title, rows):
             width = max((len(name) for name, _ in rows), default=0)
             lines = [f"{name:<{width}}  {printable(cell.text)}".rstrip() for name, cell in rows]
@@ -152,6 +170,12 @@ def _rich_parts(block: Block) -> list["RenderableType"]:
     match block:
         case Note(cell):
             return [styled(cell)]
+        case Bar(cells):
+            bar = Text()
+            for key, style in cells:
+                reverse = "" if style == "dim" else "reverse "
+                bar.append(printable(key), style=f"{reverse}{_RICH_STYLES[style]}")
+            return [bar]
         case Facts(title, rows):
             grid = RichTable.grid(padding=(0, 2))
             grid.add_column(style="dim", no_wrap=True)

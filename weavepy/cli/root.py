@@ -34,6 +34,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Addresses": {
         "ipam": ("ipam", "Look at and use the address ring."),
         "prime": ("ipam", "Wait until addresses can be allocated."),
+        "rmpeer": ("ipam", "Take over the addresses of a peer that is gone for good."),
     },
     "Look": {
         "status": ("status", "Show how router, peers, addresses and datapath are."),

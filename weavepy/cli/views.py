@@ -7,7 +7,7 @@ yellow for what is on its way or second best, red for what needs someone.
 from collections import Counter
 
 from weavepy.cli import units
-from weavepy.cli.output import Block, Cell, Column, Facts, Note, Table
+from weavepy.cli.output import OWNER_STYLES, Bar, Block, Cell, Column, Facts, Note, Table
 from weavepy.client import schema
 
 _CONNECTION_STYLES = {
@@ -20,7 +20,8 @@ _CONNECTION_STYLES = {
     "failed": "bad",
 }
 _TARGET_STYLES = {"connected": "good", "dialling": "warn", "waiting": "warn", "suspended": "dim"}
-_IPAM_STYLES = {"ready": "good", "waiting": "warn", "none": "dim"}
+_HISTORY_STYLES = {"lost": "bad", "taken-over": "bad", "took-over": "warn"}
+_IPAM_STYLES = {"ready": "good", "idle": "good", "waiting": "warn", "none": "dim"}
 
 
 def overview(status: schema.Status) -> list[Block]:
@@ -147,11 +148,94 @@ def ipam(ring: schema.IpamStatus) -> list[Block]:
     if ring.frozen:
         frozen = Cell(f"Frozen (two owners): {', '.join(ring.frozen)}", "bad")
         blocks.append(Note(frozen))
+    if ring.picture:
+        blocks.append(ring_picture(ring))
     if ring.state != "none":
         blocks.append(ring_owners(ring))
     if ring.waiting:
         blocks.append(_waiting(ring))
     return blocks
+
+
+def ring_picture(ring: schema.IpamStatus) -> Bar:
+    """The universe from its first address to its last, each slice with the key of its owner."""
+    cells = []
+    for number in ring.picture:
+        if not 0 <= number < len(ring.owners):
+            cells.append(("!", "bad") if number == -1 else ("?", "dim"))
+        elif ring.owners[number].reachable:
+            cells.append((_key(number), f"owner {number % OWNER_STYLES}"))
+        else:
+            cells.append((_key(number).lower(), "dim"))
+    return Bar(cells)
+
+
+def _key(number: int) -> str:
+    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[number] if number < 26 else "*"
+
+
+def _owner_key(owner: schema.RangeOwner, number: int) -> Cell:
+    key = _key(number)
+    if owner.reachable:
+        return Cell(key, f"owner {number % OWNER_STYLES}")
+    return Cell(key.lower(), "dim")
+
+
+def addresses(found: schema.AddressList, now: float) -> list[Block]:
+    columns = [
+        Column("Address"),
+        Column("Owner"),
+        Column("Interface"),
+        Column("Kind"),
+        Column("Since", right=True),
+    ]
+    rows = [
+        [
+            Cell(one.address),
+            Cell(one.owner),
+            Cell(one.interface),
+            Cell(one.kind),
+            Cell(f"{units.duration(max(0.0, now - one.since))} ago" if one.since else "?"),
+        ]
+        for one in found.addresses
+    ]
+    return [Table("", columns, rows, empty="no address is in use on this host")]
+
+
+def history(answer: schema.HistoryAnswer, now: float) -> list[Block]:
+    columns = [
+        Column("When", right=True),
+        Column("What"),
+        Column("Addresses", right=True),
+        Column("Peer"),
+        Column("Ranges"),
+        Column("Why"),
+    ]
+    rows = [
+        [
+            Cell(f"{units.duration(max(0.0, now - event.at))} ago"),
+            Cell(event.kind, _HISTORY_STYLES.get(event.kind, "")),
+            Cell(f"{event.addresses:,}"),
+            Cell(event.peer),
+            Cell(" ".join(event.ranges)),
+            Cell(event.reason),
+        ]
+        for event in answer.events
+    ]
+    return [Table("", columns, rows, empty="no range of this host has changed hands yet")]
+
+
+def findings(answer: schema.CheckAnswer) -> list[Block]:
+    if not answer.findings:
+        checked = units.count(answer.addresses, "address", "addresses")
+        return [Note(Cell(f"ring, store and interfaces agree ({checked} in use)", "good"))]
+    return [
+        Table(
+            "",
+            [Column("Differs"), Column("How")],
+            [[Cell(one.what, "bad"), Cell(one.text)] for one in answer.findings],
+        )
+    ]
 
 
 def ring_owners(ring: schema.IpamStatus, *, with_ranges: bool = False) -> Table:
@@ -164,9 +248,12 @@ def ring_owners(ring: schema.IpamStatus, *, with_ranges: bool = False) -> Table:
     ]
     if with_ranges:
         columns.append(Column("Ranges"))
+    if ring.picture:
+        columns.insert(0, Column("Key"))
     rows = []
-    for owner in ring.owners:
+    for number, owner in enumerate(ring.owners):
         row = [
+            *([_owner_key(owner, number)] if ring.picture else []),
             Cell(_peer(owner.peer, owner.nickname)),
             Cell(f"{owner.addresses:,}"),
             Cell(units.percent(owner.share)),

@@ -81,8 +81,8 @@ class Api:
     def check(self) -> schema.CheckAnswer:
         return self._get("/v1/ipam/check", schema.CheckAnswer)
 
-    def rmpeer(self, request: schema.RemovePeerRequest) -> schema.RemovePeerAnswer:
-        return self._post("/v1/ipam/rmpeer", request, schema.RemovePeerAnswer, request.timeout_s)
+    def rmpeer(self, request: schema.RmpeerRequest) -> schema.RmpeerAnswer:
+        return self._post("/v1/ipam/rmpeer", request, schema.RmpeerAnswer, request.timeout_s)
 
     def stop(self, request: schema.StopRequest) -> schema.Done:
         return self._post("/v1/stop", request, schema.Done, STOP_TIMEOUT_S)

@@ -24,7 +24,7 @@ file. A request that fails answers with `Failure` and a status of 400 (asked wro
 | GET  /v1/ipam/addresses   |                   | AddressList     |
 | GET  /v1/ipam/history     |                   | HistoryAnswer   |
 | GET  /v1/ipam/check       |                   | CheckAnswer     |
-| POST /v1/ipam/rmpeer      | RemovePeerRequest | RemovePeerAnswer |
+| POST /v1/ipam/rmpeer      | RmpeerRequest     | RmpeerAnswer    |
 | POST /v1/stop             | StopRequest       | Done            |
 | POST /v1/reset            | ResetRequest      | Done            |
 """
@@ -226,7 +226,7 @@ class CheckAnswer(Struct):
     """How many addresses in use were compared."""
 
 
-class RemovePeerRequest(Struct):
+class RmpeerRequest(Struct):
     """Take over the ranges of a peer that is gone for good."""
 
     peer: str
@@ -236,7 +236,7 @@ class RemovePeerRequest(Struct):
     timeout_s: float = 10.0
 
 
-class RemovePeerAnswer(Struct):
+class RmpeerAnswer(Struct):
     peer: str
     message: str
     """What was done, and what remains to be known."""
@@ -285,8 +285,8 @@ class IpamStatus(Struct):
     warnings: list[str]
     """Each a sentence: a foreign ring that was met, and the way out of it."""
     picture: list[int] = []
-    """The universe in equal slices: of each the index of its owner in `owners`, -1 if it is
-    frozen or more than one owner's, -2 if nobody is known to own it. Empty without a ring."""
+    """The universe in equal slices: of each, which of `owners` (counted from 0) has the most of
+    it, -1 if part of it is frozen, -2 if nobody is known to own it. Empty without a ring."""
 
 
 # --- status --------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The read-only listener: `/metrics`, `/healthz`, `/readyz`. It shows, it never changes anything.
 
 `/healthz` says that the process runs its loop. `/readyz` says that containers can be attached:
-the datapath is there and, unless addresses are managed elsewhere, the ring is.
+the datapath is there and, unless addresses are managed elsewhere, the ring is, or nothing
+hinders making it on the first request.
 """
 
 from collections.abc import Awaitable, Callable

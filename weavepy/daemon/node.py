@@ -20,6 +20,7 @@ from router.mesh.effects import (
     CloseLink,
     Dial,
     GossipReceived,
+    IdentityCopied,
     MeshEffect,
     OverlayMessageReceived,
     PeerAdded,
@@ -170,6 +171,9 @@ class Node:
                     return self._persisted(self.ipam.handle_unicast(source, payload, now), now)
             case PeerAdded():
                 return self._peers_changed(now)
+            case IdentityCopied(text=text):
+                if self.ipam is not None:
+                    return self._persisted(self.ipam.handle_identity_copied(text, now), now)
             case PeerRemoved(peer=peer):
                 return [*self._forget_macs(peer), *self._peers_changed(now)]
             case RoutesChanged():
@@ -230,7 +234,8 @@ class Node:
     def _peers_changed(self, now: float) -> Iterable[NodeEffect]:
         if self.ipam is None:
             return []
-        return self._persisted(self.ipam.handle_peers_changed(self.mesh.reachable_peers, now), now)
+        reachable, sessions = self.mesh.reachable_peers, list(self.mesh.routes.unicast)
+        return self._persisted(self.ipam.handle_peers_changed(reachable, now, sessions), now)
 
     def _forget_macs(self, peer: PeerName) -> Iterable[NodeEffect]:
         short_id = self._short_ids.get(peer)

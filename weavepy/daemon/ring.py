@@ -198,7 +198,7 @@ class RingService:
         self._node.run_ring(self._node.ipam.reconcile(live, busy, now), now)
         self._changed()
 
-    async def remove_peer(self, request: schema.RemovePeerRequest) -> schema.RemovePeerAnswer:
+    async def remove_peer(self, request: schema.RmpeerRequest) -> schema.RmpeerAnswer:
         """Take over the ranges of a peer that is gone for good."""
         ipam = self._ipam()
         found = ipam.find_peers(request.peer)
@@ -217,7 +217,7 @@ class RingService:
             ),
             request.timeout_s,
         )
-        return schema.RemovePeerAnswer(peer=found[0], message=answer.text)
+        return schema.RmpeerAnswer(peer=found[0], message=answer.text)
 
     async def allocate_request(self, request: schema.AllocateRequest) -> schema.AddressAnswer:
         owner = _owner(request.owner)
@@ -281,11 +281,12 @@ class RingService:
         ipam = self._node.ipam
         if ipam is None or ipam.ring is None:
             return "reset: there was no ring to hand over"
-        heirs = [peer for peer in self._node.mesh.reachable_peers if peer != ipam.ourself]
-        owners = [peer for peer in heirs if peer in {entry.owner for entry in ipam.ring.entries()}]
+        strangers = {ipam.ourself, *ipam.foreigners()}
+        heirs = [peer for peer in self._node.mesh.reachable_peers if peer not in strangers]
+        owners = [peer for peer in heirs if peer in ipam.ring.owners()]
         if not heirs:
-            if {entry.owner for entry in ipam.ring.entries()} <= {ipam.ourself}:
-                return "reset: nobody else is in this mesh"
+            if set(ipam.ring.owners()) <= {ipam.ourself}:
+                return "reset: nobody else has a part in this ring"
             raise NotReady(
                 "no peer is reachable to hand this host's addresses to: reconnect first (`weavepy"
                 " status connections`), or stop this host and take them over elsewhere"

@@ -78,7 +78,7 @@ def ipam(status: IpamStatus | None) -> schema.IpamStatus:
         for owner in fields["owners"]
     ]
     fields["waiting"] = [schema.IpamWaiting(**waiting) for waiting in fields["waiting"]]
-    for name in ("frozen", "warnings"):
+    for name in ("frozen", "warnings", "picture"):
         fields[name] = list(fields[name])
     return schema.IpamStatus(**fields)
 

@@ -178,6 +178,21 @@ class TestMesh:
         self.deliver()
         return number
 
+    def take_over(self, at: int, dead: int, *, force: bool = False, deliver: bool = True) -> int:
+        number, peer = self._next(at)
+        effects = peer.take_over(number, self.names[dead], force, self.now + 10, self.now)
+        self.perform(self.names[at], effects)
+        if deliver:
+            self.deliver()
+            if number not in self.answers:
+                self.run(11)
+        return number
+
+    def text(self, request: int) -> str:
+        answer = self.answers[request]
+        assert answer.error is None, answer.error
+        return answer.text
+
     def given(self, request: int) -> str | None:
         """Return the address that a request was answered with, if it was."""
         answer = self.answers.get(request)
@@ -216,8 +231,8 @@ class TestMesh:
         if name in self.peers:
             self.peers[name].check()
 
-    def deliver(self, limit: int = 100_000) -> None:
-        """Carry messages until there are none."""
+    def deliver(self, limit: int = 100_000, *, partly: bool = False) -> None:
+        """Carry messages until there are none, or just so many of them."""
         for _ in range(limit):
             if not self._in_flight:
                 return
@@ -234,7 +249,13 @@ class TestMesh:
             else:
                 self.bytes_sent += len(effect.update)
                 self.perform(peer, core.handle_gossip(source, effect.update, self.now))
+        if partly:
+            return
         raise AssertionError("the peers talk without end")
+
+    def lose_all(self) -> None:
+        """What is on its way is lost."""
+        self._in_flight.clear()
 
     def gossip_round(self) -> None:
         """Every pair of peers compares digests, both ways."""
@@ -265,10 +286,14 @@ class TestMesh:
 
     # --- what must hold --------------------------------------------------------------------
 
-    def check_no_duplicates(self) -> None:
+    def check_no_duplicates(self, *, besides_displaced: bool = False) -> None:
+        """`besides_displaced`: a peer that was taken over and is back knows of its containers
+        with addresses that are another's now, and says so; those are left out."""
         seen: dict[int, str] = {}
         for name, peer in self.peers.items():
             for row in peer.addresses():
+                if besides_displaced and peer.owner_of(row.address).peer != name:
+                    continue
                 user = f"{row.owner} on {name}"
                 assert row.address not in seen, f"{user} and {seen[row.address]} share an address"
                 seen[row.address] = user

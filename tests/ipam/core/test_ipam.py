@@ -428,3 +428,22 @@ def test_a_donor_whose_check_after_a_restart_is_not_over_says_it_is_busy() -> No
     answers = [decode_message(e.payload) for e in effects if isinstance(e, Unicast)]
     assert [(answer.granted, answer.kind) for answer in answers] == [(False, "busy")]
     assert donor.digest() == before
+
+
+def test_what_only_an_old_disk_takes_for_in_use_is_not_given_to_its_owner_again() -> None:
+    """It was released, and given away, after that disk was copied."""
+    mesh = TestMesh(2, universe="10.32.0.0/29")
+    first = mesh.given(mesh.allocate(0, "a"))
+    assert first is not None
+    old = mesh.disks[mesh.names[0]].copy()
+    mesh.release(0, "a")
+    mesh.run(61)
+    taken = [mesh.given(mesh.allocate(1, f"c{number}")) for number in range(6)]
+    assert first in taken
+    mesh.disks[mesh.names[0]] = old
+    peer = mesh.restart(mesh.names[0])
+    mesh.perform(mesh.names[0], peer.claim_running([], mesh.now))
+    request = mesh.allocate(0, "a")
+    mesh.run(10)
+    assert mesh.given(request) != first
+    assert [row.owner for row in mesh.peers[mesh.names[0]].addresses()] == []

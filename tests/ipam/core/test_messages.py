@@ -52,12 +52,12 @@ def test_the_bytes_of_an_update_are_these() -> None:
     first = int(ip_network("10.32.0.0/24")[0])
     update = Update(ring_id=b"ring", entries=[Entry(first + 128, 64, A, 2, 1)])
     assert codec.encode(update).hex() == (
-        "98"
+        "99"
         "9304c4100000000000000000000000000a20000008"
         "c40472696e67"
         "9192c406020000000001a0"
-        "9196cc803f000201c2"
-        "90908" + "0c2"
+        "9197cc803f000201c200"
+        "90908" + "0c290"
     )
 
 

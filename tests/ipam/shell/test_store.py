@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ipam.core.effects import Persist, PersistedAddress, Saved
-from ipam.shell.store import SCHEMA_VERSION, Store, StoreError
+from ipam.core.effects import HistoryEvent, Persist, PersistedAddress, Saved
+from ipam.shell.store import MAX_HISTORY, SCHEMA_VERSION, Store, StoreError
 from weavepy.base.names import PeerName
 
 NAME = PeerName("02:00:00:00:00:01")
@@ -174,3 +174,75 @@ def test_a_state_directory_that_is_no_directory_is_a_clear_error(tmp_path: Path)
     with pytest.raises(StoreError, match="cannot open the database"):
         Store.open(tmp_path / "state" / "weavepy.db", NAME)
     assert os.listdir(tmp_path) == ["state"]
+
+
+_VERSION_1 = """
+CREATE TABLE peer (only INTEGER PRIMARY KEY CHECK (only = 1), name TEXT NOT NULL) STRICT;
+CREATE TABLE ring (
+    only INTEGER PRIMARY KEY CHECK (only = 1), data BLOB NOT NULL, checksum BLOB NOT NULL
+) STRICT;
+CREATE TABLE address (
+    address TEXT PRIMARY KEY, owner TEXT NOT NULL, prefix_length INTEGER NOT NULL,
+    cooling INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO peer VALUES (1, '02:00:00:00:00:01');
+INSERT INTO address VALUES ('7', '/run/netns/web', 24, 0), ('8', 'backup', 24, 0),
+    ('9', '0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef', 24, 0),
+    ('10', 'weave:expose', 24, 1);
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_database_of_version_1_is_taken_over(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    database = sqlite3.connect(path)
+    database.executescript(_VERSION_1)
+    database.close()
+    store = Store.open(path, NAME)
+    saved = store.load()
+    assert store.warning == ""
+    assert saved is not None
+    kinds = {row.address: row.kind for row in saved.addresses}
+    assert kinds == {7: "attachment", 8: "manual", 9: "attachment", 10: "attachment"}
+    store.persist(Persist(b"ring", (ROW,), ()))
+    store.close()
+
+
+def test_a_version_1_that_lacks_a_table_is_moved_aside(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    database = sqlite3.connect(path)
+    database.executescript("CREATE TABLE other (x); PRAGMA user_version = 1;")
+    database.close()
+    store = Store.open(path, NAME)
+    assert "was damaged" in store.warning
+    store.close()
+
+
+def test_since_is_when_the_owner_got_the_address(path: Path) -> None:
+    store = Store.open(path, NAME)
+    row = PersistedAddress(7, "web", 24)
+    store.persist(Persist(None, (row,), ()))
+    first = store.since()[7]
+    assert first > 0
+    store.persist(Persist(None, (PersistedAddress(7, "web", 16),), ()))
+    assert store.since() == {7: first}
+    store.persist(Persist(None, (PersistedAddress(7, "web", 24, freed_at=1.0),), ()))
+    assert store.since() == {}
+    store.persist(Persist(None, (row,), ()))
+    assert store.since()[7] > first
+    store.close()
+
+
+def test_history_is_bounded_and_the_newest_comes_first(path: Path) -> None:
+    def event(number: int) -> HistoryEvent:
+        return HistoryEvent("donated", ("10.32.0.0-10.32.0.7",), number, "host2", "it asked")
+
+    store = Store.open(path, NAME)
+    store.persist(Persist(None, (), (), tuple(event(n) for n in range(MAX_HISTORY + 5))))
+    store.close()
+    store = Store.open(path, NAME)
+    events = [one for _, one in store.history(MAX_HISTORY * 2)]
+    assert len(events) == MAX_HISTORY
+    assert events[0] == event(MAX_HISTORY + 4)
+    assert [one.addresses for one in events[-1:]] == [5]
+    store.close()

@@ -18,6 +18,7 @@ from router.mesh.effects import (
     CloseLink,
     Dial,
     GossipReceived,
+    IdentityCopied,
     LinkId,
     LogLine,
     MeshEffect,
@@ -91,6 +92,8 @@ class Host:
         self.routes: RoutesChanged | None = None
         """What the datapath has: it survives the router."""
         self.remembered: tuple[str, ...] = ()
+        self.copies: list[str] = []
+        """What was said of others with our identity."""
         self.sent_bytes = 0
         self._due_at: float | None = None
         self._loop: EffectLoop[object] = EffectLoop(self._perform)
@@ -182,6 +185,8 @@ class Host:
             self.routes = effect
         elif isinstance(effect, RememberTargets):
             self.remembered = effect.targets
+        elif isinstance(effect, IdentityCopied):
+            self.copies.append(effect.text)
         elif isinstance(effect, GossipReceived):
             if self.channel.merge(effect.update):
                 return [Announce("words", effect.update, effect.source)]

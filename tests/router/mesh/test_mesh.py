@@ -419,6 +419,7 @@ def test_a_cloned_identity_is_refused_and_warned_about_within_ten_seconds() -> N
     assert any("identity" in warning for warning in a.core.warnings(world.now))
     assert a.core.records[clone.peer].uid == hosts[1].core.uid
     assert "refuses us" in clone.core.target_rows(world.now)[0].last_error
+    assert any("refuses us" in text for text in clone.copies)
     assert is_full(hosts)
 
 
@@ -431,6 +432,7 @@ def test_a_clone_that_we_dial_is_warned_about() -> None:
     world.run(10.0)
     assert any("clone:6783" in warning for warning in a.core.warnings(world.now))
     assert [row.target for row in a.core.target_rows(world.now)] == ["clone:6783"]
+    assert a.copies != []
 
 
 def test_a_clone_in_a_far_part_of_the_mesh_is_warned_about_and_does_not_flood_it() -> None:

@@ -14,7 +14,13 @@ from typing import Any
 
 import msgspec
 
-from tests.weavepy.samples import sample_attachment, sample_report, sample_status
+from tests.weavepy.samples import (
+    sample_addresses,
+    sample_attachment,
+    sample_history,
+    sample_report,
+    sample_status,
+)
 from weavepy.client import schema
 
 _ANSWERS: dict[str, object] = {
@@ -35,6 +41,12 @@ _ANSWERS: dict[str, object] = {
         addresses=["10.32.0.7/12"], owner="backup", peer="7a:0c:00:00:00:01", nickname="host1"
     ),
     "/v1/ipam/prime": sample_status().ipam,
+    "/v1/ipam/addresses": sample_addresses(),
+    "/v1/ipam/history": sample_history(),
+    "/v1/ipam/check": schema.CheckAnswer(findings=[], addresses=2),
+    "/v1/ipam/rmpeer": schema.RmpeerAnswer(
+        peer="7a:0c:00:00:00:09", message="gone is taken over: its addresses went to this host"
+    ),
     "/v1/stop": schema.Done(message="stopped"),
     "/v1/reset": schema.Done(message="left the mesh"),
 }

@@ -14,7 +14,12 @@ import pytest
 
 from tests.weavepy.cli.conftest import Command
 from tests.weavepy.cli.stand_in import StandIn
-from tests.weavepy.samples import sample_report, sample_status
+from tests.weavepy.samples import (
+    sample_addresses,
+    sample_history,
+    sample_report,
+    sample_status,
+)
 from weavepy.client import schema
 
 
@@ -84,6 +89,18 @@ from weavepy.client import schema
         ("stop --keep-datapath", "/v1/stop", {"keep_datapath": True}, None),
         ("reset --yes", "/v1/reset", {"timeout_s": 10.0}, "left the mesh\n"),
         ("prime --timeout 2", "/v1/ipam/prime", {"timeout_s": 2.0}, None),
+        (
+            "rmpeer gone --timeout 3",
+            "/v1/ipam/rmpeer",
+            {"peer": "gone", "force": False, "timeout_s": 3.0},
+            "gone is taken over: its addresses went to this host\n",
+        ),
+        (
+            "ipam rmpeer gone --force",
+            "/v1/ipam/rmpeer",
+            {"peer": "gone", "force": True, "timeout_s": 10.0},
+            None,
+        ),
     ],
 )
 def test_a_command_asks_for_what_was_typed(
@@ -114,7 +131,9 @@ def test_a_command_asks_for_what_was_typed(
         ("status datapath", sample_status().datapath),
         ("report", sample_report()),
         ("ipam status", sample_status().ipam),
-        ("ipam list", sample_status().ipam.owners),
+        ("ipam ranges", sample_status().ipam.owners),
+        ("ipam list", sample_addresses()),
+        ("ipam history", sample_history()),
         ("ipam allocate backup", schema.AddressAnswer(owner="backup", address="10.32.0.7/12")),
     ],
 )
@@ -126,7 +145,17 @@ def test_json_is_what_the_schema_says(
     assert json.loads(result.stdout) == msgspec.to_builtins(expected)
 
 
-@pytest.mark.parametrize("line", ["status", "status peers", "report", "ps", "ipam", "ipam list"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "status",
+        "status peers",
+        "report",
+        "ps",
+        "ipam",
+        "ipam ranges",
+    ],
+)
 def test_a_pipe_gets_plain_text(weavepy: Command, router: StandIn, line: str) -> None:
     result = weavepy(*line.split())
     assert result.returncode == 0
@@ -215,3 +244,38 @@ def _on_terminal(weavepy: Command, *arguments: str) -> str:
         process.wait()
         os.close(master)
     return screen.decode()
+
+
+def test_the_picture_of_the_ring_has_a_letter_for_each_owner(
+    weavepy: Command, router: StandIn
+) -> None:
+    lines = weavepy("ipam").stdout.splitlines()
+    assert "[" + "A" * 32 + "b" * 32 + "]" in lines
+    assert any(line.startswith("A  ") and "host1" in line for line in lines)
+    assert any(line.startswith("b  ") and "gone" in line for line in lines)
+
+
+def test_what_is_in_use_is_listed(weavepy: Command, router: StandIn) -> None:
+    lines = weavepy("ipam", "list").stdout.splitlines()
+    assert lines[1].split()[:4] == ["10.32.0.9/12", "/run/netns/web", "vethwe12", "attachment"]
+    assert lines[2].split() == ["10.32.0.10/12", "backup", "-", "manual", "?"]
+
+
+def test_history_says_what_went_where_and_why(weavepy: Command, router: StandIn) -> None:
+    line = weavepy("ipam", "history").stdout.splitlines()[1]
+    assert "donated" in line
+    assert "host2" in line
+    assert line.endswith("it asked for space")
+
+
+def test_a_check_that_finds_something_fails(weavepy: Command, router: StandIn) -> None:
+    assert weavepy("ipam", "check").stdout == (
+        "ring, store and interfaces agree (2 addresses in use)\n"
+    )
+    finding = schema.CheckFinding(what="interface", text="web runs with 10.32.0.9")
+    answer = schema.CheckAnswer(findings=[finding], addresses=1)
+    router.failures["/v1/ipam/check"] = (200, msgspec.json.encode(answer))
+    result = weavepy("ipam", "check")
+    assert result.returncode == 1
+    assert "web runs with 10.32.0.9" in result.stdout
+    assert weavepy("ipam", "check", "--json").returncode == 1

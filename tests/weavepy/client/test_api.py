@@ -24,6 +24,7 @@ def test_every_endpoint_has_its_method(where: Directories) -> None:
         "ConnectRequest": schema.ConnectRequest(targets=[]),
         "ForgetRequest": schema.ForgetRequest(targets=[]),
         "AllocateRequest": schema.AllocateRequest(owner="a"),
+        "RmpeerRequest": schema.RmpeerRequest(peer="gone"),
         "ClaimRequest": schema.ClaimRequest(owner="a", address="10.32.0.1"),
     }
     with StandIn(where.api_socket) as router:

@@ -1,0 +1,38 @@
+"""The benchmarks measure what they say; how much is for `script/bench-ipam`."""
+
+from pathlib import Path
+
+from tests.benchmarks import first_start, ring_cost
+
+
+def test_allocations_are_timed_in_the_core_and_on_disk(tmp_path: Path) -> None:
+    core, commits = ring_cost.allocations(50, tmp_path / "weavepy.db")
+    assert core.p50_us <= core.p99_us
+    assert commits.per_second > 0
+
+
+def test_a_change_in_a_large_ring_costs_less_than_two_kibibytes() -> None:
+    cost = ring_cost.merging(peers=1000, entries_each=10, changes=5)
+    assert cost.entries == 10_000
+    assert cost.one_bytes < 2048
+    assert cost.mend_bytes < 2048
+
+
+def test_memory_of_a_ring_is_counted() -> None:
+    cost = ring_cost.memory(peers=8, entries_each=32)
+    assert cost.entries == 256
+    assert cost.ring_bytes > cost.encoded_bytes
+
+
+def test_ten_routers_that_start_at_once_have_addresses_of_one_ring_within_seconds() -> None:
+    cost = first_start.measure(10)
+    assert cost.rings == 1
+    assert cost.first_s < 1
+    assert cost.last_s < 3
+
+
+def test_what_is_said_about_the_first_ring_grows_little_more_than_with_its_peers() -> None:
+    """Votes go to who opened the ballot: if all passed on all, it would be 700 messages each."""
+    cost = first_start.measure(20)
+    assert cost.rings == 1
+    assert cost.ring_messages / cost.peers < 250
