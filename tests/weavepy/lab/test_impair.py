@@ -60,9 +60,7 @@ class Line:
         impair.stop_relay(self._relay)
         self._relay = None
         if impair.needs_relay(wanted):
-            self._relay = impair.start_relay(
-                self.plan, self.plan.links[0], wanted.delay_ms, self._log
-            )
+            self._relay = impair.start_relay(self.plan, self.plan.links[0], wanted, self._log)
 
     def stop_relay(self) -> None:
         impair.stop_relay(self._relay)
