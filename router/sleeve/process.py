@@ -27,9 +27,11 @@ from random import SystemRandom
 
 from router.overlay.mac_table import MacTable
 from router.overlay.switch import Switch
+from router.sleeve.capture import Captures
 from router.sleeve.engine import Engine
 from router.sleeve.forwarder import DatagramSink
 from router.sleeve.link import RouterLink
+from router.sleeve.messages import StartCapture, StopCapture
 from router.sleeve.outbound import FRAME_BUFFER_BYTES, HEADROOM_BYTES
 from router.sleeve.steering import Steering
 from router.sleeve.tap import Tap
@@ -72,6 +74,7 @@ class Datapath:
         self.engine = Engine(
             Switch(MacTable()), tap, rng, encrypted=encrypted, bundling=not portable
         )
+        self.captures = Captures(tap.name, self.engine.switch.macs, self.engine.watch, time.time_ns)
         self.steering = Steering(
             self.engine,
             tap,
@@ -88,6 +91,7 @@ class Datapath:
                 "tap-queue-full": tap.queue_drops(),
                 "udp-queue-full": udp_drops(),
             },
+            refused_messages=lambda: link.refused_messages,
         )
 
     def read_frames(self, now: float) -> None:
@@ -117,12 +121,19 @@ class Datapath:
         router = self.link.accept()
         if router is not None:
             log.info("a router connected")
+            self.captures.stop_all()
             self.link.send(self.steering.snapshot(now))
         return self.link.router
 
     def hear_router(self, now: float) -> None:
         for message in self.link.receive():
-            self.steering.handle_message(message, now)
+            match message:
+                case StartCapture():
+                    self.captures.start(message, self.link.descriptors.popleft())
+                case StopCapture(number=number):
+                    self.captures.stop(number)
+                case _:
+                    self.steering.handle_message(message, now)
 
 
 def run(datapath: Datapath, sockets: UdpSockets) -> None:

@@ -117,6 +117,8 @@ class Session:
         self.rtt_ms = 0.0
         self.epochs = 0
         """How often the epoch we send on was replaced."""
+        self.unknown_controls = 0
+        """Authentic control records that said nothing we know."""
         self.last_sent_at = -math.inf
         """When the hot path last sent a frame."""
         self.path_mtu_bytes = 0
@@ -210,7 +212,7 @@ class Session:
             case Acceptance() as acceptance:
                 effects += self._handle_acceptance(acceptance, now)
             case None:
-                pass  # a newer peer may say things that we do not know
+                self.unknown_controls += 1  # a newer peer may say things that we do not know
         self._reschedule()
         return effects
 

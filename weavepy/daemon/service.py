@@ -32,6 +32,8 @@ class RouterService:
         self.attachments = router.attachments.list
         self.expose = router.attachments.expose
         self.hide = router.attachments.hide
+        self.capture = router.capturing.capture
+        self.bench = router.benching.bench
 
     # --- showing -----------------------------------------------------------------------------
 

@@ -108,6 +108,8 @@ def datapath(snapshot: Snapshot | None, bridge: str, mesh: Mesh) -> schema.Datap
         encrypted=snapshot.encrypted,
         offloads=snapshot.offloads,
         macs=snapshot.mac_count,
+        mac_moves=snapshot.mac_moves,
+        refused_messages=snapshot.refused_messages,
         sessions=[_session(session, mesh) for session in snapshot.sessions],
         drops=_counters(snapshot.drops),
     )
@@ -131,6 +133,8 @@ def _session(session: SessionReport, mesh: Mesh) -> schema.SessionStatus:
         frames_received=session.frames_received,
         bytes_sent=session.bytes_sent,
         bytes_received=session.bytes_received,
+        records_sent=session.records_sent,
+        records_received=session.records_received,
         drops=_counters(session.drops),
     )
 

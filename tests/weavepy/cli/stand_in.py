@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from tests.weavepy.samples import sample_attachment, sample_report, sample_status
+from weavepy.base import pcapng
 from weavepy.client import schema
 
 _ANSWERS: dict[str, object] = {
@@ -35,9 +36,31 @@ _ANSWERS: dict[str, object] = {
         addresses=["10.32.0.7/12"], owner="backup", peer="7a:0c:00:00:00:01", nickname="host1"
     ),
     "/v1/ipam/prime": sample_status().ipam,
+    "/v1/bench": schema.BenchAnswer(
+        peer="7a:0c:00:00:00:02",
+        nickname="host2",
+        route="direct",
+        seconds=2.0,
+        tcp_gbps=1.25,
+        tcp_reverse_gbps=1.5,
+        small_sent_pps=100_000.0,
+        small_received_pps=75_000.0,
+        rtt_ms_p50=0.25,
+        rtt_ms_p99=0.75,
+        rtt_lost=0,
+    ),
     "/v1/stop": schema.Done(message="stopped"),
     "/v1/reset": schema.Done(message="left the mesh"),
 }
+
+CAPTURED = b"".join(
+    (
+        pcapng.file_head("weavetap", 64),
+        pcapng.packet(1, bytes(60), 60, outbound=True),
+        pcapng.packet(2, bytes(64), 1500, outbound=False),
+        pcapng.statistics(3, 5, 3),
+    )
+)
 
 
 class StandIn:
@@ -62,6 +85,8 @@ class StandIn:
     def answer(self, path: str) -> tuple[int, bytes]:
         if path in self.failures:
             return self.failures[path]
+        if path == "/v1/capture":
+            return 200, CAPTURED
         if path not in _ANSWERS:
             return 404, b"404: Not Found"
         return 200, msgspec.json.encode(_ANSWERS[path])
