@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import SystemRandom
 
@@ -33,6 +33,7 @@ from router.sleeve.forwarder import DatagramSink
 from router.sleeve.link import RouterLink
 from router.sleeve.messages import StartCapture, StopCapture
 from router.sleeve.outbound import FRAME_BUFFER_BYTES, HEADROOM_BYTES
+from router.sleeve.shield import Shield
 from router.sleeve.steering import Steering
 from router.sleeve.tap import Tap
 from router.sleeve.udp import RECEIVE_BUFFER_BYTES, UdpSockets
@@ -65,6 +66,7 @@ class Datapath:
         portable: bool,
         udp_offloads: Callable[[], tuple[str, ...]],
         udp_drops: Callable[[], int],
+        udp_sockets: Callable[[], Iterable[socket.socket]],
     ) -> None:
         now = time.monotonic()
         rng = SystemRandom()
@@ -75,6 +77,7 @@ class Datapath:
             Switch(MacTable()), tap, rng, encrypted=encrypted, bundling=not portable
         )
         self.captures = Captures(tap.name, self.engine.switch.macs, self.engine.watch, time.time_ns)
+        self.shield = shield = Shield(udp_sockets, udp_drops, self.engine.epochs.keys)
         self.steering = Steering(
             self.engine,
             tap,
@@ -89,8 +92,10 @@ class Datapath:
             offloads=lambda: (*tap.offloads, *udp_offloads()),
             kernel_drops=lambda: {
                 "tap-queue-full": tap.queue_drops(),
-                "udp-queue-full": udp_drops(),
+                "udp-queue-full": udp_drops() - shield.refused,
+                "unknown-index-filtered": shield.refused,
             },
+            indexes_changed=shield.handle_indexes_changed,
             refused_messages=lambda: link.refused_messages,
         )
 
@@ -115,6 +120,8 @@ class Datapath:
             self.steering.handle_failed(failed, now)
         if now >= self.steering.next_at:
             self.steering.handle_timeout(now)
+        if now >= self.shield.check_at:
+            self.shield.check(self.engine.drops.get("unknown-index", 0), now)
 
     def greet_router(self, now: float) -> socket.socket | None:
         """Take a router that connects, in the place of the one before."""
@@ -234,6 +241,7 @@ def _run_with_best_path(options: argparse.Namespace, link: RouterLink) -> int:
                         portable=False,
                         udp_offloads=lambda: sockets.offloads,
                         udp_drops=sockets.queue_drops,
+                        udp_sockets=sockets.raw,
                     )
                     log.info("frames flow: %s", ", ".join((*tap.offloads, *sockets.offloads)))
                     _settle()

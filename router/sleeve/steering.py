@@ -87,6 +87,7 @@ class Steering:
         offloads: Callable[[], Iterable[str]],
         kernel_drops: Callable[[], dict[str, int]],
         refused_messages: Callable[[], int] = lambda: 0,
+        indexes_changed: Callable[[], None] = lambda: None,
     ) -> None:
         """`kernel_drops` counts what was lost before we could read it, by reason."""
         self.shutdown_wanted = False
@@ -106,6 +107,7 @@ class Steering:
         self._offloads = offloads
         self._kernel_drops = kernel_drops
         self._refused_messages = refused_messages
+        self._indexes_changed = indexes_changed
         self._forwarders: dict[str, Forwarder] = {}
         """By the peer's name."""
         self._routes = InstallRoutes(ourself=0, unicast={}, broadcast={}, short_ids={})
@@ -225,8 +227,10 @@ class Steering:
                     failed = failed or bool(forwarder.send_error)
                 case Listen(epoch=epoch):
                     self._engine.epochs[epoch.local_index] = (epoch, forwarder)
+                    self._indexes_changed()
                 case Unlisten(local_index=local_index):
                     self._engine.epochs.pop(local_index, None)
+                    self._indexes_changed()
                 case CameUp(endpoint=(host, port)):
                     self._tell(SessionUp(peer, host, port))
                 case WentDown(reason=reason):

@@ -6,7 +6,10 @@ from types import TracebackType
 
 from weavepy.lab.lab import Lab
 
-_BROADCAST = """
+SUBNET_BROADCAST = "10.47.255.255"
+"""Of the default universe."""
+
+BROADCAST = """
 import socket, sys
 flood = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 flood.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -20,8 +23,9 @@ while True:
     except OSError:
         pass
 """
+"""Datagrams to a broadcast address, of a size."""
 
-_GARBAGE = """
+GARBAGE = """
 import os, socket, sys
 flood = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 flood.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
@@ -36,6 +40,27 @@ while True:
         except OSError:
             pass
 """
+"""Datagrams to the sleeve port of the address given; some look like ours."""
+
+UNKNOWN = """
+import itertools, socket, struct, sys
+flood = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+flood.bind(("ethwe", 0))
+mac = flood.getsockname()[4]
+own = socket.inet_aton(sys.argv[1])
+packet = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 46, 0, 0, 64, 17, 0, own, bytes((10, 1, 2, 3)))
+total = sum(struct.unpack("!10H", packet))
+total = (total >> 16) + (total & 0xFFFF)
+packet = packet[:10] + struct.pack("!H", ~total & 0xFFFF) + packet[12:]
+rest = mac + b"\\x08\\x00" + packet.ljust(46, b"x")
+print("ready", flush=True)
+for number in itertools.count():
+    try:
+        flood.send(b"\\x02" + (number % 2**39).to_bytes(5, "big") + rest)
+    except OSError:
+        pass
+"""
+"""From the address given, which is the container's own, to MAC addresses that nobody has."""
 
 
 class Flood:
@@ -61,13 +86,3 @@ class Flood:
     ) -> None:
         self._process.kill()
         self._process.communicate()
-
-
-def broadcasts(lab: Lab, container: str, size: int = 64) -> Flood:
-    """UDP to the subnet's broadcast address, as fast as one process can."""
-    return Flood(lab, container, _BROADCAST, "10.47.255.255", str(size))
-
-
-def garbage(lab: Lab, host: str, to: str) -> Flood:
-    """Datagrams to another host's sleeve port; some look like ours."""
-    return Flood(lab, host, _GARBAGE, to)
