@@ -204,6 +204,7 @@ def datapath(status: schema.Status) -> list[Block]:
             ("Offloads", Cell(" ".join(data.offloads) or "none: frame by frame")),
             ("MACs learnt", Cell(f"{data.macs:,}{_moves(data.mac_moves)}")),
             ("Drops", Cell(_counters(data.drops) or "none")),
+            *([("Filtered", Cell(_counters(data.filtered)))] if data.filtered else []),
         ],
     )
     columns = [

@@ -306,6 +306,8 @@ class DatapathStatus(Struct):
     mac_moves: int = 0
     """How often an address was seen behind another peer than before: a container that moved, or, if
     it goes on, a loop outside of weavepy or an address used twice."""
+    filtered: list[CounterStatus] = []
+    """Frames of containers here that their filters dropped, by reason, as of some seconds ago."""
     refused_messages: int = 0
     """Of routers, by the datapath; never any but between two versions."""
 

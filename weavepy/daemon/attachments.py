@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 EXPOSE_OWNER = "weave:expose"
 """Whom the host's own addresses belong to in the ring."""
 
+FILTER_DROPS_S = 5.0
+
 Result = TypeVar("Result")
 
 
@@ -61,6 +63,8 @@ class Attachments:
         self._addresses = addresses
         self._thread = thread
         self._locks: dict[str, asyncio.Lock] = {}
+        self._filter_drops: dict[str, int] = {}
+        self._filter_drops_until = 0.0
 
     async def on_host(self, work: Callable[[], Result]) -> Result:
         """Run kernel work on its thread; whoever is cancelled leaves it to finish."""
@@ -126,6 +130,17 @@ class Attachments:
                 )
                 await self.on_host(again)
             log.warning("restored the filter of %s: somebody had removed it", facts.owner)
+
+    async def filter_drops(self) -> dict[str, int]:
+        """Frames of containers that filters dropped, by reason, `FILTER_DROPS_S` old at most.
+
+        It takes some milliseconds of a tool, and status is asked for often.
+        """
+        now = asyncio.get_running_loop().time()
+        if now >= self._filter_drops_until:
+            self._filter_drops_until = now + FILTER_DROPS_S
+            self._filter_drops = await self.on_host(self._host.dropped)
+        return self._filter_drops
 
     async def list(self) -> schema.AttachmentList:
         facts = await self.on_host(self._host.attachments)

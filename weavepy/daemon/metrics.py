@@ -195,6 +195,14 @@ def _datapath_metrics(datapath: schema.DatapathStatus) -> Iterator[Metric]:
     for counter in datapath.drops:
         drops.add_metric([counter.name], counter.value)
     yield drops
+    filtered = CounterMetricFamily(
+        "weavepy_container_frames_filtered",
+        "Frames of this host's containers that their filters dropped.",
+        labels=["reason"],
+    )
+    for counter in datapath.filtered:
+        filtered.add_metric([counter.name], counter.value)
+    yield filtered
 
 
 def _session_metrics(sessions: list[schema.SessionStatus]) -> Iterator[Metric]:

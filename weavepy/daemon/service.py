@@ -80,7 +80,9 @@ class RouterService:
             peers=peers,
             targets=targets,
             ipam=ipam,
-            datapath=status.datapath(snapshot, options.bridge, mesh),
+            datapath=status.datapath(
+                snapshot, options.bridge, mesh, await router.attachments.filter_drops()
+            ),
         )
 
     async def report(self) -> schema.Report:

@@ -3,7 +3,7 @@
 The mesh knows connections, the datapath knows sessions; an operator wants one row that has both.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from ipam.core.status import IpamStatus
@@ -83,7 +83,9 @@ def ipam(status: IpamStatus | None) -> schema.IpamStatus:
     return schema.IpamStatus(**fields)
 
 
-def datapath(snapshot: Snapshot | None, bridge: str, mesh: Mesh) -> schema.DatapathStatus:
+def datapath(
+    snapshot: Snapshot | None, bridge: str, mesh: Mesh, filtered: Mapping[str, int]
+) -> schema.DatapathStatus:
     if snapshot is None:
         return schema.DatapathStatus(
             running=False,
@@ -110,6 +112,11 @@ def datapath(snapshot: Snapshot | None, bridge: str, mesh: Mesh) -> schema.Datap
         macs=snapshot.mac_count,
         mac_moves=snapshot.mac_moves,
         refused_messages=snapshot.refused_messages,
+        filtered=[
+            schema.CounterStatus(name=reason, value=count)
+            for reason, count in sorted(filtered.items())
+            if count
+        ],
         sessions=[_session(session, mesh) for session in snapshot.sessions],
         drops=_counters(snapshot.drops),
     )
