@@ -92,8 +92,9 @@ class Datapath:
             offloads=lambda: (*tap.offloads, *udp_offloads()),
             kernel_drops=lambda: {
                 "tap-queue-full": tap.queue_drops(),
-                "udp-queue-full": udp_drops() - shield.refused,
-                "unknown-index-filtered": shield.refused,
+                # In this order: both may grow between the two looks.
+                "unknown-index-filtered": (refused := shield.refused),
+                "udp-queue-full": udp_drops() - refused,
             },
             indexes_changed=shield.handle_indexes_changed,
             refused_messages=lambda: link.refused_messages,

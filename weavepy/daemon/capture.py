@@ -47,7 +47,12 @@ class Capturing:
         short_id = 0
         if request.peer:
             peer = find_peer(self._mesh, request.peer)
-            short_id = next(row.short_id for row in self._mesh.peer_rows() if row.name == peer)
+            row = next(row for row in self._mesh.peer_rows() if row.name == peer)
+            if row.ourself:
+                raise UsageError(f"{request.peer} is this host: name another, or none for all")
+            if not row.short_id:
+                raise NotReady(f"{request.peer} has only just joined: try again")
+            short_id = row.short_id
         link = self._datapath()
         if link is None:
             raise NotReady("the datapath is not running, so there is nothing to be seen")
