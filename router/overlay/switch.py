@@ -14,6 +14,7 @@ An address which jumps to and fro between hosts is a layer-2 loop outside of us 
 containers with one address). `MacTable.moves` counts, so that status can show it.
 """
 
+from router.overlay.flood import FloodLimiter
 from router.overlay.mac_table import MacTable
 from router.sleeve.format import BROADCAST_SHORT_ID
 
@@ -46,6 +47,7 @@ REASONS = {
 class Switch:
     def __init__(self, macs: MacTable) -> None:
         self.macs = macs
+        self._floods = FloodLimiter()
         self.ourself = 0
         """Our short id; 0 while the router has not said."""
         self.unicast: dict[int, int] = {}
@@ -79,6 +81,11 @@ class Switch:
         if peer is None:
             return BROADCAST_SHORT_ID
         return DROP_LOCAL if peer == ourself else peer
+
+    def may_flood(self, source_mac: bytes, frames: int, now: float) -> bool:
+        """Whether a source on our bridge may send so many frames to everyone now."""
+        copies = frames * len(self.broadcast.get(self.ourself, ()))
+        return not copies or self._floods.admit(source_mac, copies, now)
 
     def from_peer(self, source: int, destination: int, hops_left: int) -> int:
         """Return `DELIVER`, the neighbour to relay to, or a `DROP_`. Not for broadcasts."""

@@ -95,14 +95,17 @@ class DatapathLink:
         self._socket = connection
         self._received = received
         self._lost = lost
-        self._unsent: list[bytes] = []
+        self._unsent: list[tuple[bytes, socket.socket | None]] = []
         connection.setblocking(False)
         asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
 
-    def send(self, message: ToDatapath) -> None:
+    def send(self, message: ToDatapath, passed: socket.socket | None = None) -> None:
+        """Send, and pass on a socket with it; that is closed here once it is sent."""
         if self._socket.fileno() < 0:
+            if passed is not None:
+                passed.close()
             return
-        self._unsent.append(encode(message))
+        self._unsent.append((encode(message), passed))
         self._write()
 
     def close(self) -> None:
@@ -139,8 +142,10 @@ class DatapathLink:
     def _write(self) -> None:
         loop = asyncio.get_running_loop()
         while self._unsent:
+            data, passed = self._unsent[0]
+            descriptors = [] if passed is None else [passed.fileno()]
             try:
-                self._socket.send(self._unsent[0])
+                socket.send_fds(self._socket, [data], descriptors)
             except (BlockingIOError, InterruptedError):
                 loop.add_writer(self._socket.fileno(), self._write)
                 return
@@ -148,7 +153,9 @@ class DatapathLink:
                 if error.errno != errno.EMSGSIZE:
                     self._unsent.clear()  # the reader hears of it and reports
                     break
-                log.error("a message of %d bytes is too large", len(self._unsent[0]))
+                log.error("a message of %d bytes is too large", len(data))
+            if passed is not None:
+                passed.close()
             del self._unsent[0]
         loop.remove_writer(self._socket.fileno())
 

@@ -8,6 +8,7 @@ bridge, so a packet costs a few hash lookups however many containers there are:
     own4     port . MAC . IPv4 address
     own6     port . MAC . IPv6 address, the link-local one of that MAC included
     target6  the same as numbers, for what neighbour advertisements claim
+    storms   ports that sent to a group lately, each with how much of it is left to it
 
 Elements go in before a veth exists and out after it is gone. Each address carries its prefix
 length as a comment, so a restarted router reads from here what each port was assigned; the
@@ -30,12 +31,17 @@ from router.shell.nftables import counters, list_table, run_transaction, set_ele
 
 MESH_PORTS = (6783, 6784)
 
+STORM_FRAMES_PER_S = 10_000
+"""To groups, from one container. A storm ends here, before it fills the queue in which the frames
+of the others wait; `router.overlay.flood` then limits what of it goes to other hosts."""
+
 SETS = {
     "ports": "type ifname",
     "macs": "type ifname . ether_addr",
     "own4": "type ifname . ether_addr . ipv4_addr",
     "own6": "type ifname . ether_addr . ipv6_addr",
     "target6": "typeof iifname . ether saddr . @th,64,128",
+    "storms": "type ifname; size 4096; flags dynamic, timeout; timeout 1m",
 }
 
 COUNTERS = (
@@ -46,12 +52,18 @@ COUNTERS = (
     "neighbour_advertisement",
     "dhcp_server",
     "other_protocol",
+    "storm",
 )
 """Why a container's frame was dropped."""
 
 CHAINS = {
     "from_container": [
         "type filter hook prerouting priority -300; policy accept;",
+        (
+            "iifname @ports meta pkttype { broadcast, multicast } "
+            f"add @storms {{ iifname limit rate over {STORM_FRAMES_PER_S}/second "
+            f"burst {STORM_FRAMES_PER_S} packets }} counter name storm drop"
+        ),
         "iifname @ports goto check",
     ],
     "check": [

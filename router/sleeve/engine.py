@@ -9,13 +9,16 @@ longer than one turn.
 A frame that cannot go on is dropped and counted by reason, with its session if it has one.
 """
 
+from collections.abc import Sequence
 from random import Random
 
 from router.overlay.switch import Switch
+from router.sleeve.capture import Watcher
 from router.sleeve.forwarder import Forwarder
 from router.sleeve.inbound import Inbound
-from router.sleeve.outbound import Outbound
+from router.sleeve.outbound import HEADROOM_BYTES, Outbound
 from router.sleeve.tables import FrameSink, Tables
+from router.sleeve.tap import VIRTIO_HEADER
 
 
 class Engine(Tables):
@@ -29,11 +32,28 @@ class Engine(Tables):
         bundling: bool = True,
     ) -> None:
         super().__init__(switch, tap)
+        self._unwatched_tap = tap
         self._outbound = Outbound(self, rng, bundling=bundling)
         self._inbound = Inbound(self, encrypted=encrypted)
         self.buffer = self._outbound.buffer
         self.handle_frame = self._outbound.handle_frame
         self.handle_datagrams = self._inbound.handle_datagrams
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Show each frame that comes from the TAP or goes there; None: show none any more."""
+        outbound = self._outbound
+        self.handle_frame = outbound.handle_frame
+        self._tap = self._unwatched_tap
+        if watcher is None:
+            return
+        frame_at = HEADROOM_BYTES + (VIRTIO_HEADER.size if self.tap_offloads else 0)
+
+        def handle_frame(length: int, now: float) -> None:
+            watcher.handle_outbound(self.buffer[frame_at : HEADROOM_BYTES + length])
+            outbound.handle_frame(length, now)
+
+        self.handle_frame = handle_frame
+        self._tap = _WatchedTap(self._unwatched_tap, watcher)
 
     def flush(self, now: float) -> list[Forwarder]:
         """End a turn: nothing waits any longer. Return those whose sends failed."""
@@ -52,3 +72,15 @@ class Engine(Tables):
         """A session is gone: remember nothing that holds on to it."""
         self._outbound.forget(forwarder)
         self._inbound.forget(forwarder)
+
+
+class _WatchedTap:
+    def __init__(self, tap: FrameSink, watcher: Watcher) -> None:
+        self.offloads = tap.offloads
+        self._tap = tap
+        self._watcher = watcher
+
+    def write(self, parts: Sequence[bytes | memoryview]) -> str:
+        # The virtio header, if there is one, is the first part.
+        self._watcher.handle_inbound(b"".join(parts[1:] if self.offloads else parts))
+        return self._tap.write(parts)

@@ -10,9 +10,16 @@ import errno
 import os
 import socket
 import stat
+from collections import deque
 from pathlib import Path
 
-from router.sleeve.messages import MAX_MESSAGE_BYTES, FromDatapath, ToDatapath, to_datapath_decoder
+from router.sleeve.messages import (
+    MAX_MESSAGE_BYTES,
+    FromDatapath,
+    StartCapture,
+    ToDatapath,
+    to_datapath_decoder,
+)
 from weavepy.base.errors import ProtocolError, WeavepyError
 from weavepy.base.wire import encode
 
@@ -30,6 +37,8 @@ class RouterLink:
         """Raises `WeavepyError` if another datapath lives at this path."""
         self.path = path
         self.refused_messages = 0
+        self.descriptors: deque[int] = deque()
+        """Those that came with the `StartCapture` messages that `receive` returned, in order."""
         self._router: socket.socket | None = None
         self._listener = _listen(path)
 
@@ -61,18 +70,26 @@ class RouterLink:
             if self._router is None:
                 break
             try:
-                data = self._router.recv(MAX_MESSAGE_BYTES)
+                data, descriptors, _, _ = socket.recv_fds(
+                    self._router, MAX_MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC
+                )
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
-                data = b""
+                data, descriptors = b"", []
             if not data:
                 self.drop_router()
                 break
             try:
-                messages.append(to_datapath_decoder.decode(data))
+                message = to_datapath_decoder.decode(data)
             except ProtocolError:
+                message = None
+            if message is None or isinstance(message, StartCapture) != bool(descriptors):
                 self.refused_messages += 1
+                _close(descriptors)
+                continue
+            messages.append(message)
+            self.descriptors += descriptors
         return messages
 
     def send(self, message: FromDatapath) -> None:
@@ -93,6 +110,11 @@ class RouterLink:
         self.drop_router()
         self._listener.close()
         self.path.unlink(missing_ok=True)
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _listen(path: Path) -> socket.socket:

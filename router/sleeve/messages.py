@@ -112,6 +112,26 @@ class Report(msgspec.Struct, frozen=True, tag=True):
     """Ask for a `Snapshot`."""
 
 
+class StartCapture(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Copy frames, as a pcapng file, to the SEQPACKET socket that comes with this message.
+
+    A block is a packet; the end of the file is the end of the connection.
+    """
+
+    number: int
+    """The router's name for it."""
+    short_id: int
+    """Only frames from and to this peer's host; 0: all."""
+    count: int
+    """End after so many frames; 0: not before `StopCapture`."""
+    snap_bytes: int
+    """As much is kept of each frame."""
+
+
+class StopCapture(msgspec.Struct, frozen=True, tag=True):
+    number: int
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """Close the TAP and end. Only `weavepy stop` and `reset` send this."""
 
@@ -145,6 +165,10 @@ class Snapshot(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     mac_count: int
     drops: list[DropCount]
     """Those that belong to no session: unknown index, no route, TAP queue full ..."""
+    mac_moves: int = 0
+    """How often an address was seen behind another peer than before."""
+    refused_messages: int = 0
+    """Messages of routers that made no sense."""
 
 
 class SessionUp(msgspec.Struct, frozen=True, tag=True):
@@ -172,7 +196,8 @@ class PathMtuChanged(msgspec.Struct, frozen=True, tag=True):
     overlay_mtu_bytes: int
 
 
-ToDatapath = InstallEpoch | RemoveSession | InstallRoutes | SetMtu | ForgetMacs | Report | Shutdown
+ToSteering = InstallEpoch | RemoveSession | InstallRoutes | SetMtu | ForgetMacs | Report | Shutdown
+ToDatapath = ToSteering | StartCapture | StopCapture
 FromDatapath = Snapshot | SessionUp | SessionDown | EndpointRoamed | PathMtuChanged
 
 to_datapath_decoder = Decoder(ToDatapath, "message to the datapath")

@@ -104,7 +104,10 @@ class Outbound:
                 if hint == NO_HINT:
                     frame = self._completed(frame, checksum_start, checksum_offset)
         if destination == BROADCAST_SHORT_ID:
-            self._flood(frame, hint, cut)
+            if self._tables.switch.may_flood(macs[6:], 1 if cut is None else cut.count, now):
+                self._flood(frame, hint, cut)
+            else:
+                self._tables.drop("storm")
             return
         forwarder = self._tables.forwarders.get(self._tables.switch.unicast.get(destination, 0))
         if forwarder is None:

@@ -69,6 +69,7 @@ class _Portable:
             portable=True,
             udp_offloads=tuple,
             udp_drops=lambda: sum(map(queue_drops, self._sockets)),
+            udp_sockets=lambda: self._sockets,
         )
         self._ending = asyncio.Event()
         self._failure: WeavepyError | None = None

@@ -21,16 +21,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import SystemRandom
 
 from router.overlay.mac_table import MacTable
 from router.overlay.switch import Switch
+from router.sleeve.capture import Captures
 from router.sleeve.engine import Engine
 from router.sleeve.forwarder import DatagramSink
 from router.sleeve.link import RouterLink
+from router.sleeve.messages import StartCapture, StopCapture
 from router.sleeve.outbound import FRAME_BUFFER_BYTES, HEADROOM_BYTES
+from router.sleeve.shield import Shield
 from router.sleeve.steering import Steering
 from router.sleeve.tap import Tap
 from router.sleeve.udp import RECEIVE_BUFFER_BYTES, UdpSockets
@@ -63,6 +66,7 @@ class Datapath:
         portable: bool,
         udp_offloads: Callable[[], tuple[str, ...]],
         udp_drops: Callable[[], int],
+        udp_sockets: Callable[[], Iterable[socket.socket]],
     ) -> None:
         now = time.monotonic()
         rng = SystemRandom()
@@ -72,6 +76,8 @@ class Datapath:
         self.engine = Engine(
             Switch(MacTable()), tap, rng, encrypted=encrypted, bundling=not portable
         )
+        self.captures = Captures(tap.name, self.engine.switch.macs, self.engine.watch, time.time_ns)
+        self.shield = shield = Shield(udp_sockets, udp_drops, self.engine.epochs.keys)
         self.steering = Steering(
             self.engine,
             tap,
@@ -86,8 +92,12 @@ class Datapath:
             offloads=lambda: (*tap.offloads, *udp_offloads()),
             kernel_drops=lambda: {
                 "tap-queue-full": tap.queue_drops(),
-                "udp-queue-full": udp_drops(),
+                # In this order: both may grow between the two looks.
+                "unknown-index-filtered": (refused := shield.refused),
+                "udp-queue-full": udp_drops() - refused,
             },
+            indexes_changed=shield.handle_indexes_changed,
+            refused_messages=lambda: link.refused_messages,
         )
 
     def read_frames(self, now: float) -> None:
@@ -111,18 +121,27 @@ class Datapath:
             self.steering.handle_failed(failed, now)
         if now >= self.steering.next_at:
             self.steering.handle_timeout(now)
+        if now >= self.shield.check_at:
+            self.shield.check(self.engine.drops.get("unknown-index", 0), now)
 
     def greet_router(self, now: float) -> socket.socket | None:
         """Take a router that connects, in the place of the one before."""
         router = self.link.accept()
         if router is not None:
             log.info("a router connected")
+            self.captures.stop_all()
             self.link.send(self.steering.snapshot(now))
         return self.link.router
 
     def hear_router(self, now: float) -> None:
         for message in self.link.receive():
-            self.steering.handle_message(message, now)
+            match message:
+                case StartCapture():
+                    self.captures.start(message, self.link.descriptors.popleft())
+                case StopCapture(number=number):
+                    self.captures.stop(number)
+                case _:
+                    self.steering.handle_message(message, now)
 
 
 def run(datapath: Datapath, sockets: UdpSockets) -> None:
@@ -223,6 +242,7 @@ def _run_with_best_path(options: argparse.Namespace, link: RouterLink) -> int:
                         portable=False,
                         udp_offloads=lambda: sockets.offloads,
                         udp_drops=sockets.queue_drops,
+                        udp_sockets=sockets.raw,
                     )
                     log.info("frames flow: %s", ", ".join((*tap.offloads, *sockets.offloads)))
                     _settle()

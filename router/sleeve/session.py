@@ -117,6 +117,8 @@ class Session:
         self.rtt_ms = 0.0
         self.epochs = 0
         """How often the epoch we send on was replaced."""
+        self.unknown_controls = 0
+        """Authentic control records that said nothing we know."""
         self.last_sent_at = -math.inf
         """When the hot path last sent a frame."""
         self.path_mtu_bytes = 0
@@ -210,7 +212,7 @@ class Session:
             case Acceptance() as acceptance:
                 effects += self._handle_acceptance(acceptance, now)
             case None:
-                pass  # a newer peer may say things that we do not know
+                self.unknown_controls += 1  # a newer peer may say things that we do not know
         self._reschedule()
         return effects
 
@@ -523,13 +525,19 @@ class Session:
     def _note_path(self) -> list[SessionEffect]:
         self._fit_datagrams_to_path()
         path_mtu_bytes = self._path.usable_bytes
-        if path_mtu_bytes == self.path_mtu_bytes:
+        overlay_mtu_is_old = self._path.found and self.overlay_mtu_bytes != overlay_mtu_of(
+            path_mtu_bytes
+        )
+        if path_mtu_bytes == self.path_mtu_bytes and not overlay_mtu_is_old:
             return []
         shrank = 0 < path_mtu_bytes < self.path_mtu_bytes
         if not self._path.found and not shrank:
             return []
         self.path_mtu_bytes = path_mtu_bytes
-        self.overlay_mtu_bytes = overlay_mtu_of(path_mtu_bytes)
+        if self._path.found:
+            # Not before: containers are told this, and remember the least of it for minutes.
+            # What they send until then is fragmented.
+            self.overlay_mtu_bytes = overlay_mtu_of(path_mtu_bytes)
         return [PathMtuFound(self.path_mtu_bytes, self.overlay_mtu_bytes)]
 
     def _fit_datagrams_to_path(self) -> None:

@@ -35,7 +35,7 @@ from router.sleeve.messages import (
     SetMtu,
     Shutdown,
     Snapshot,
-    ToDatapath,
+    ToSteering,
 )
 from router.sleeve.session import (
     CameUp,
@@ -86,6 +86,8 @@ class Steering:
         underlay_mtu_bytes: int,
         offloads: Callable[[], Iterable[str]],
         kernel_drops: Callable[[], dict[str, int]],
+        refused_messages: Callable[[], int] = lambda: 0,
+        indexes_changed: Callable[[], None] = lambda: None,
     ) -> None:
         """`kernel_drops` counts what was lost before we could read it, by reason."""
         self.shutdown_wanted = False
@@ -104,6 +106,8 @@ class Steering:
         self._underlay_mtu_bytes = underlay_mtu_bytes
         self._offloads = offloads
         self._kernel_drops = kernel_drops
+        self._refused_messages = refused_messages
+        self._indexes_changed = indexes_changed
         self._forwarders: dict[str, Forwarder] = {}
         """By the peer's name."""
         self._routes = InstallRoutes(ourself=0, unicast={}, broadcast={}, short_ids={})
@@ -113,7 +117,7 @@ class Steering:
 
     # --- from the router -----------------------------------------------------------------
 
-    def handle_message(self, message: ToDatapath, now: float) -> None:
+    def handle_message(self, message: ToSteering, now: float) -> None:
         match message:
             case InstallEpoch():
                 self._install_epoch(message, now)
@@ -223,8 +227,10 @@ class Steering:
                     failed = failed or bool(forwarder.send_error)
                 case Listen(epoch=epoch):
                     self._engine.epochs[epoch.local_index] = (epoch, forwarder)
+                    self._indexes_changed()
                 case Unlisten(local_index=local_index):
                     self._engine.epochs.pop(local_index, None)
+                    self._indexes_changed()
                 case CameUp(endpoint=(host, port)):
                     self._tell(SessionUp(peer, host, port))
                 case WentDown(reason=reason):
@@ -294,6 +300,8 @@ class Steering:
             ],
             mac_count=len(macs),
             drops=_drop_counts({**self._engine.drops, **self._kernel_drops()}),
+            mac_moves=macs.moves,
+            refused_messages=self._refused_messages(),
         )
 
 
@@ -304,6 +312,8 @@ def _session_report(forwarder: Forwarder) -> SessionReport:
         drops["fragments-missing"] = forwarder.reassembler.given_up
     if forwarder.reassembler.malformed:
         drops["fragments-malformed"] = forwarder.reassembler.malformed
+    if session.unknown_controls:
+        drops["unknown-control"] = session.unknown_controls
     return SessionReport(
         peer=session.peer,
         up=session.up,

@@ -74,6 +74,10 @@ class UdpSocket:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    @property
+    def raw(self) -> socket.socket:
+        return self._socket
+
     def receive_into(self, buffer: memoryview) -> tuple[int, int, Endpoint] | None:
         """Receive (bytes, size of each datagram, sender), or None when nothing waits."""
         try:
@@ -149,6 +153,9 @@ class UdpSockets:
         return tuple(
             name for name in first.offloads if all(name in other.offloads for other in others)
         )
+
+    def raw(self) -> list[socket.socket]:
+        return [udp.raw for udp in self.sockets.values()]
 
     def send(self, parts: list[bytes], size: int, count: int, endpoint: Endpoint) -> str:
         """See `UdpSocket.send`."""

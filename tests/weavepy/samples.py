@@ -160,6 +160,8 @@ def datapath_status() -> schema.DatapathStatus:
         encrypted=True,
         offloads=["tap-tso", "udp-gso"],
         macs=7,
+        mac_moves=3,
+        refused_messages=1,
         sessions=[
             schema.SessionStatus(
                 peer=NEAR,

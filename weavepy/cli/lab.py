@@ -58,6 +58,7 @@ def _lab(name: str) -> "Lab":
 @command(
     ("weavepy lab up", "three hosts, two containers each, every host linked to every other"),
     ("weavepy lab up --hosts 4 --topology chain -- --no-discovery", "h1 - h2 - h3 - h4"),
+    ("weavepy lab up --ipv6 --nat h1", "over IPv6, the first host behind NAT"),
     ("weavepy lab up --mtu 9000 --name jumbo", "a second lab with jumbo frames"),
 )
 @click.option("--hosts", default=3, show_default=True, envvar="WEAVEPY_LAB_HOSTS")
@@ -83,6 +84,11 @@ def _lab(name: str) -> "Lab":
     envvar="WEAVEPY_LAB_MTU",
     help="Of the links between the hosts.",
 )
+@click.option("--ipv6", "family", flag_value="ipv6", help="Links between hosts have IPv6 alone.")
+@click.option("--mixed", "family", flag_value="mixed", help="Links have IPv4 or IPv6, in turns.")
+@click.option(
+    "--nat", default="", metavar="HOST,...", help="Put these hosts behind NAT: h1 or h1,h3."
+)
 @click.option("--keep", is_flag=True, help="If it fails, leave what there is for a look.")
 @_name_option
 @click.argument("launch_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- LAUNCH_OPTION...]")
@@ -91,6 +97,8 @@ def up(
     containers: int,
     topology: str,
     mtu_bytes: int,
+    family: str | None,
+    nat: str,
     keep: bool,
     name: str,
     launch_options: tuple[str, ...],
@@ -100,9 +108,18 @@ def up(
     Options after -- are passed to each host's `weavepy launch`.
     """
     from weavepy.lab.life import AlreadyThere, Wanted
+    from weavepy.lab.plan import parse_hosts
 
     made = _lab(name)
-    wanted = Wanted(hosts, containers, topology, mtu_bytes, list(launch_options))
+    wanted = Wanted(
+        hosts,
+        containers,
+        topology,
+        mtu_bytes,
+        list(launch_options),
+        family or "ipv4",
+        parse_hosts(nat),
+    )
     try:
         with _terminating_as_interrupt(), _progress() as report:
             made.up(wanted, report)
@@ -233,6 +250,8 @@ def bench(source: str, destination: str, seconds: int, as_json: bool, name: str)
 @click.option("--delay", help="One way: 20ms.")
 @click.option("--mtu", "mtu_bytes", type=click.IntRange(0, 65535), help="Drop larger packets.")
 @click.option("--rate", help="Limit: 100mbit.")
+@click.option("--duplicate", help="Share of packets that come twice: 50% or 0.5.")
+@click.option("--reorder", help="Share of packets that later ones overtake: 10% or 0.1.")
 @_name_option
 def link(
     one: str,
@@ -242,6 +261,8 @@ def link(
     delay: str | None,
     mtu_bytes: int | None,
     rate: str | None,
+    duplicate: str | None,
+    reorder: str | None,
     name: str,
 ) -> None:
     """Cut, heal or spoil the link between two hosts; 0 takes an impairment away."""
@@ -254,10 +275,13 @@ def link(
         delay_ms=None if delay is None else parse_delay(delay),
         mtu_bytes=mtu_bytes,
         rate_bits=None if rate is None else parse_rate(rate),
+        duplicate=None if duplicate is None else parse_loss(duplicate),
+        reorder=None if reorder is None else parse_loss(reorder),
     )
     if change == LinkChange():
         raise UsageError(
-            "say what to do with the link: --down, --up, --loss, --delay, --mtu, --rate"
+            "say what to do with the link: --down, --up, --loss, --delay, --mtu, --rate,"
+            " --duplicate, --reorder"
         )
     click.echo(f"{one} - {other}: {_lab(name).link(one, other, change)}")
 
@@ -282,6 +306,27 @@ def router(host: str, action: str | None, name: str) -> None:
 
 
 @command(
+    ("weavepy lab move h2", "other addresses, at once and under traffic"),
+    ("weavepy lab move h2", "and a second time: its old ones again"),
+)
+@click.argument("host")
+@_name_option
+def move(host: str, name: str) -> None:
+    """Change the underlay addresses of a host, or change them back."""
+    _lab(name).move(host)
+    click.echo(f"{host}: moved")
+
+
+@command(("weavepy lab rebind h1", "what others send to the old ports is lost from now on"))
+@click.argument("host")
+@_name_option
+def rebind(host: str, name: str) -> None:
+    """Let the gateway of a host behind NAT forget its connections and use other ports."""
+    _lab(name).rebind(host)
+    click.echo(f"{host}: its gateway has forgotten all connections")
+
+
+@command(
     ("weavepy lab exec h2 -- weavepy status", "ask the router of a host"),
     ("weavepy lab exec h2c1 -- ping -c 3 10.32.0.1", "run something in a container"),
 )
@@ -295,7 +340,7 @@ def exec_(node: str, argv: tuple[str, ...], name: str) -> None:
     os.execvpe(line[0], line, environment)
 
 
-for _made in (up, down, status, ping, bench, link, router):
+for _made in (up, down, status, ping, bench, link, router, move, rebind):
     lab.add_command(_made)
 lab.add_command(exec_, "exec")
 

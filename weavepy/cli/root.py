@@ -39,6 +39,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Look": {
         "status": ("status", "Show how router, peers, addresses and datapath are."),
         "report": ("status", "Show everything, for a bug report; holds no secret."),
+        "capture": ("capture", "Copy the frames that pass the overlay to a file or pipe."),
+        "bench": ("bench", "Measure the overlay between this host and another."),
         "doctor": ("doctor", "Examine what this machine offers and what is missing."),
         "version": ("version", "Show the version of this command."),
     },

@@ -289,8 +289,9 @@ def datapath(status: schema.Status) -> list[Block]:
             ("Encryption", _encryption(data.encrypted)),
             ("Bridge", Cell(f"{data.bridge}, with {data.tap or 'no TAP'}, MTU {data.mtu_bytes}")),
             ("Offloads", Cell(" ".join(data.offloads) or "none: frame by frame")),
-            ("MACs learnt", Cell(f"{data.macs:,}")),
+            ("MACs learnt", Cell(f"{data.macs:,}{_moves(data.mac_moves)}")),
             ("Drops", Cell(_counters(data.drops) or "none")),
+            *([("Filtered", Cell(_counters(data.filtered)))] if data.filtered else []),
         ],
     )
     columns = [
@@ -428,3 +429,7 @@ def _datapath_cell(data: schema.DatapathStatus) -> Cell:
 
 def _counters(counters: list[schema.CounterStatus]) -> str:
     return ", ".join(f"{counter.name} {counter.value:,}" for counter in counters if counter.value)
+
+
+def _moves(count: int) -> str:
+    return f", {count:,} moved" if count else ""

@@ -1,5 +1,6 @@
 """The control API with types: each method is one row of the table in `schema`."""
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
@@ -15,6 +16,9 @@ WAITING_MARGIN_S = 5.0
 
 STOP_TIMEOUT_S = 30.0
 """Goodbyes on all links, the datapath's end, the last write to disk."""
+
+BENCH_TIMEOUT_S = 60.0
+"""Two containers to be attached, one of them elsewhere, and the short measurements."""
 
 ALLOCATION_TIMEOUT_S = 30.0
 """What a router allows an allocation whose request names no limit."""
@@ -83,6 +87,14 @@ class Api:
 
     def rmpeer(self, request: schema.RmpeerRequest) -> schema.RmpeerAnswer:
         return self._post("/v1/ipam/rmpeer", request, schema.RmpeerAnswer, request.timeout_s)
+
+    def capture(self, request: schema.CaptureRequest) -> Iterator[bytes]:
+        """A pcapng file in parts, as they come; closing the iterator ends the capture."""
+        return self.client.stream("POST", "/v1/capture", msgspec.to_builtins(request))
+
+    def bench(self, request: schema.BenchRequest) -> schema.BenchAnswer:
+        waits_s = BENCH_TIMEOUT_S + 3 * request.seconds
+        return self._post("/v1/bench", request, schema.BenchAnswer, waits_s)
 
     def stop(self, request: schema.StopRequest) -> schema.Done:
         return self._post("/v1/stop", request, schema.Done, STOP_TIMEOUT_S)

@@ -21,6 +21,9 @@ DEFAULT_FILE = Path(__file__).parents[2] / "docs" / "api.json"
 
 _ROW = re.compile(r"^\| (GET|POST) +(/\S+) +\| (\w*) *\| (\w+) *\|$", re.MULTILINE)
 
+BINARY = {"Pcapng": "application/x-pcapng"}
+"""Answers that are not JSON, and what they are."""
+
 _FAILURE = (
     "400 asked wrongly, 404 there is no such thing, 409 conflicts with what is, 503 not now,"
     " 504 waited in vain."
@@ -67,7 +70,11 @@ def render() -> str:
 
 def _types() -> list[type]:
     found = inspect.getmembers(schema, inspect.isclass)
-    return [kind for _, kind in found if issubclass(kind, schema.Struct) and kind != schema.Struct]
+    return [
+        kind
+        for name, kind in found
+        if issubclass(kind, schema.Struct) and kind != schema.Struct and name not in BINARY
+    ]
 
 
 def _operation(path: str, request: str, answer: str) -> dict[str, Any]:
@@ -84,6 +91,8 @@ def _operation(path: str, request: str, answer: str) -> dict[str, Any]:
 
 
 def _content(type_name: str) -> dict[str, Any]:
+    if type_name in BINARY:
+        return {BINARY[type_name]: {"schema": {"type": "string", "format": "binary"}}}
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{type_name}"}}}
 
 

@@ -11,6 +11,7 @@ import errno
 import json
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,38 @@ class Client:
                 f"the router did not answer within {allowed_s:g} s (socket {self.socket_path}):"
                 " look at its log"
             ) from error
+
+    def stream(self, method: str, path: str, body: dict[str, Any]) -> Iterator[bytes]:
+        """Ask, and return the parts of an answer that has no bounds, as they come.
+
+        Only the beginning of the answer has to come within `timeout_s`.
+        """
+        deadline = time.monotonic() + self.timeout_s
+        try:
+            with self._connect(deadline) as connection:
+                _send(connection, _encode_request(method, path, body), deadline)
+                answer = b""
+                while b"\r\n\r\n" not in answer and len(answer) <= MAX_HEAD_BYTES:
+                    connection.settimeout(_remaining_s(deadline))
+                    part = connection.recv(_CHUNK_BYTES)
+                    if not part:
+                        break
+                    answer += part
+                head, _, content = answer.partition(b"\r\n\r\n")
+                if head.split(b" ")[1:2] != [b"200"]:
+                    _decode_answer(answer + _receive(connection, deadline))
+                    raise BadAnswer("the router's answer makes no sense")
+                yield content
+                connection.settimeout(None)
+                while part := connection.recv(_CHUNK_BYTES):
+                    yield part
+        except TimeoutError as error:
+            raise RouterSilent(
+                f"the router did not answer within {self.timeout_s:g} s (socket"
+                f" {self.socket_path}): look at its log"
+            ) from error
+        except ConnectionError:
+            return  # it ended in the middle: what came is all there is
 
     def _connect(self, deadline: float) -> socket.socket:
         while True:

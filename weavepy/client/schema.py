@@ -25,6 +25,8 @@ file. A request that fails answers with `Failure` and a status of 400 (asked wro
 | GET  /v1/ipam/history     |                   | HistoryAnswer   |
 | GET  /v1/ipam/check       |                   | CheckAnswer     |
 | POST /v1/ipam/rmpeer      | RmpeerRequest     | RmpeerAnswer    |
+| POST /v1/capture          | CaptureRequest    | Pcapng          |
+| POST /v1/bench            | BenchRequest      | BenchAnswer     |
 | POST /v1/stop             | StopRequest       | Done            |
 | POST /v1/reset            | ResetRequest      | Done            |
 """
@@ -356,6 +358,8 @@ class SessionStatus(Struct):
     bytes_sent: int
     bytes_received: int
     drops: list[CounterStatus]
+    records_sent: int = 0
+    records_received: int = 0
 
 
 class DatapathStatus(Struct):
@@ -370,6 +374,13 @@ class DatapathStatus(Struct):
     macs: int
     sessions: list[SessionStatus]
     drops: list[CounterStatus]
+    mac_moves: int = 0
+    """How often an address was seen behind another peer than before: a container that moved, or, if
+    it goes on, a loop outside of weavepy or an address used twice."""
+    filtered: list[CounterStatus] = []
+    """Frames of containers here that their filters dropped, by reason, as of some seconds ago."""
+    refused_messages: int = 0
+    """Of routers, by the datapath; never any but between two versions."""
 
 
 class RouterStatus(Struct):
@@ -415,6 +426,56 @@ class Report(Struct):
     options: dict[str, str]
     kernel: str
     python: str
+
+
+# --- looking closer ------------------------------------------------------------------------------
+
+
+class CaptureRequest(Struct):
+    """Copy the frames that pass the overlay's port on this host's bridge, from now on."""
+
+    peer: str = ""
+    """Name or nickname: only frames from and to its host; empty: all."""
+    count: int = 0
+    """End after so many frames; 0: when the time is over or the caller closes the connection."""
+    seconds: float = 0.0
+    """0: an hour."""
+    snap_bytes: int = 262144
+    """As much is kept of each frame."""
+
+
+class Pcapng(Struct):
+    """Not JSON but a pcapng file, as it grows; the answer ends where the connection ends."""
+
+
+class BenchRequest(Struct):
+    """Measure between this host and another, each with a container that exists meanwhile."""
+
+    peer: str
+    """Name or nickname."""
+    seconds: float = 2.0
+    """For each of the TCP runs."""
+
+
+class BenchAnswer(Struct):
+    peer: str
+    nickname: str
+    route: str
+    """As in `PeerStatus`."""
+    seconds: float
+    tcp_gbps: float
+    """One stream to the peer, in 10^9 bits per second, as received."""
+    tcp_reverse_gbps: float
+    """The same from the peer to us."""
+    small_sent_pps: float
+    """Datagrams of 64 bytes, per second, as many as one process sends."""
+    small_received_pps: float
+    """Those that arrived."""
+    rtt_ms_p50: float
+    """Round trips of 64 bytes between two processes."""
+    rtt_ms_p99: float
+    rtt_lost: int
+    """Of 200."""
 
 
 # --- life ----------------------------------------------------------------------------------------

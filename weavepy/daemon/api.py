@@ -11,6 +11,7 @@ import grp
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,9 @@ from weavepy.client import schema
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 256 * 1024
+
+STREAM_POLL_S = 0.5
+"""How often a stream that has nothing to say looks whether anybody still listens."""
 
 
 class NotFound(WeavepyError):
@@ -51,6 +55,14 @@ FAILURES: tuple[tuple[type[WeavepyError], str, int], ...] = (
 )
 
 
+class Parts(Protocol):
+    """An answer in parts."""
+
+    async def next(self, timeout_s: float) -> bytes | None:
+        """The next part, b"" if none came within this time, None at the end."""
+        ...
+
+
 class Service(Protocol):
     """What the daemon does for those who ask."""
 
@@ -73,6 +85,8 @@ class Service(Protocol):
     async def history(self) -> schema.HistoryAnswer: ...
     async def check(self) -> schema.CheckAnswer: ...
     async def rmpeer(self, request: schema.RmpeerRequest) -> schema.RmpeerAnswer: ...
+    def capture(self, request: schema.CaptureRequest) -> AbstractAsyncContextManager[Parts]: ...
+    async def bench(self, request: schema.BenchRequest) -> schema.BenchAnswer: ...
     async def stop(self, request: schema.StopRequest) -> schema.Done: ...
     async def reset(self, request: schema.ResetRequest) -> schema.Done: ...
 
@@ -99,11 +113,13 @@ def application(service: Service) -> web.Application:
         ("/v1/ipam/lookup", schema.LookupRequest, service.lookup),
         ("/v1/ipam/prime", schema.PrimeRequest, service.prime),
         ("/v1/ipam/rmpeer", schema.RmpeerRequest, service.rmpeer),
+        ("/v1/bench", schema.BenchRequest, service.bench),
         ("/v1/stop", schema.StopRequest, service.stop),
         ("/v1/reset", schema.ResetRequest, service.reset),
     )
     for path, kind, method in posts:
         app.router.add_post(path, _post(kind, method))
+    app.router.add_post("/v1/capture", _capture(service))
     return app
 
 
@@ -141,6 +157,30 @@ def _post(
         except msgspec.MsgspecError as error:
             raise UsageError(f"the request is malformed: {error}") from error
         return _json(await method(wanted))
+
+    return handle
+
+
+def _capture(service: Service) -> Callable[..., Awaitable[web.StreamResponse]]:
+    decoder = msgspec.json.Decoder(schema.CaptureRequest)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            wanted = decoder.decode(await request.read() or b"{}")
+        except msgspec.MsgspecError as error:
+            raise UsageError(f"the request is malformed: {error}") from error
+        async with service.capture(wanted) as parts:
+            response = web.StreamResponse(headers={"Content-Type": "application/x-pcapng"})
+            await response.prepare(request)
+            with contextlib.suppress(ConnectionError):
+                # Who is not there any more is noticed even if no frame comes.
+                while request.transport is not None and not request.transport.is_closing():
+                    part = await parts.next(STREAM_POLL_S)
+                    if part is None:
+                        break
+                    if part:
+                        await response.write(part)
+            return response
 
     return handle
 

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 EXPOSE_OWNER = "weave:expose"
 """Whom the host's own addresses belong to in the ring."""
 
+FILTER_DROPS_S = 5.0
+
 Result = TypeVar("Result")
 
 
@@ -67,6 +69,8 @@ class Attachments:
         """How many hold or await each lock: with its last user a lock goes."""
         self._touched: set[str] = set()
         """Owners whose attachment was worked on since `look` began."""
+        self._filter_drops: dict[str, int] = {}
+        self._filter_drops_until = 0.0
 
     async def on_host(self, work: Callable[[], Result]) -> Result:
         """Run kernel work on its thread; whoever is cancelled leaves it to finish."""
@@ -139,6 +143,17 @@ class Attachments:
         facts = await self.on_host(self._host.attachments)
         exposed = await self.on_host(self._host.exposed)
         return facts, exposed, sorted(self._touched)
+
+    async def filter_drops(self) -> dict[str, int]:
+        """Frames of containers that filters dropped, by reason, `FILTER_DROPS_S` old at most.
+
+        It takes some milliseconds of a tool, and status is asked for often.
+        """
+        now = asyncio.get_running_loop().time()
+        if now >= self._filter_drops_until:
+            self._filter_drops_until = now + FILTER_DROPS_S
+            self._filter_drops = await self.on_host(self._host.dropped)
+        return self._filter_drops
 
     async def list(self) -> schema.AttachmentList:
         facts = await self.on_host(self._host.attachments)

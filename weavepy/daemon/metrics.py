@@ -171,6 +171,16 @@ def _datapath_metrics(datapath: schema.DatapathStatus) -> Iterator[Metric]:
     )
     yield _gauge("weavepy_overlay_mtu_bytes", "The overlay's MTU here.", datapath.mtu_bytes)
     yield _gauge("weavepy_datapath_macs", "MAC addresses learnt behind peers.", datapath.macs)
+    yield _counter(
+        "weavepy_datapath_mac_moves",
+        "MAC addresses seen behind another peer than before.",
+        datapath.mac_moves,
+    )
+    yield _counter(
+        "weavepy_datapath_refused_messages",
+        "Messages of routers that the datapath did not understand.",
+        datapath.refused_messages,
+    )
     offloads = GaugeMetricFamily(
         "weavepy_datapath_offload", "1 for each kernel offload in use.", labels=["offload"]
     )
@@ -185,6 +195,14 @@ def _datapath_metrics(datapath: schema.DatapathStatus) -> Iterator[Metric]:
     for counter in datapath.drops:
         drops.add_metric([counter.name], counter.value)
     yield drops
+    filtered = CounterMetricFamily(
+        "weavepy_container_frames_filtered",
+        "Frames of this host's containers that their filters dropped.",
+        labels=["reason"],
+    )
+    for counter in datapath.filtered:
+        filtered.add_metric([counter.name], counter.value)
+    yield filtered
 
 
 def _session_metrics(sessions: list[schema.SessionStatus]) -> Iterator[Metric]:
@@ -210,6 +228,8 @@ def _session_metrics(sessions: list[schema.SessionStatus]) -> Iterator[Metric]:
         ("epochs", "Replacements of the session's keys.", lambda session: session.epoch),
         ("frames_sent", "Frames sent to the peer.", lambda session: session.frames_sent),
         ("frames_received", "Frames from the peer.", lambda session: session.frames_received),
+        ("records_sent", "Records sent to the peer.", lambda session: session.records_sent),
+        ("records_received", "Records from the peer.", lambda session: session.records_received),
         ("sent_bytes", "Bytes of frames sent to the peer.", lambda session: session.bytes_sent),
         (
             "received_bytes",
@@ -242,3 +262,7 @@ def _session_metrics(sessions: list[schema.SessionStatus]) -> Iterator[Metric]:
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, help_text, value=value)
+
+
+def _counter(name: str, help_text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, help_text, value=value)

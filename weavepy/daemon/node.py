@@ -51,6 +51,8 @@ from weavepy.base.names import PeerName, ShortId
 PERSIST_RETRY_S = 1.0
 """How long after a refusal the disk is tried again."""
 
+RING_CHANNEL = "ring"
+
 WorldEffect = (
     Dial
     | SendBytes
@@ -60,6 +62,7 @@ WorldEffect = (
     | Persist
     | AnswerRequest
     | TellDatapath
+    | UnicastReceived
 )
 
 NodeEffect = MeshEffect | IpamEffect | NegotiationEffect
@@ -163,9 +166,11 @@ class Node:
                 return self.negotiator.handle_disconnected(peer, effect.left)
             case OverlayMessageReceived(peer=peer, payload=payload):
                 return self._overlay_message(peer, payload, now)
-            case GossipReceived(source=source, update=update):
-                if self.ipam is not None:
+            case GossipReceived(channel=channel, source=source, update=update):
+                if self.ipam is not None and channel == RING_CHANNEL:
                     return self._persisted(self.ipam.handle_gossip(source, update, now), now)
+            case UnicastReceived(channel=channel) if channel != RING_CHANNEL:
+                self._world.perform(effect, now)
             case UnicastReceived(source=source, payload=payload):
                 if self.ipam is not None:
                     return self._persisted(self.ipam.handle_unicast(source, payload, now), now)

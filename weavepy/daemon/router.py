@@ -22,7 +22,14 @@ from typing import TypeVar
 from ipam.core.effects import AnswerRequest, Persist
 from ipam.core.ipam import Ipam
 from ipam.shell.store import Store
-from router.mesh.effects import CloseLink, Dial, LinkId, RememberTargets, SendBytes
+from router.mesh.effects import (
+    CloseLink,
+    Dial,
+    LinkId,
+    RememberTargets,
+    SendBytes,
+    UnicastReceived,
+)
 from router.mesh.mesh import AdoptedPeer, Mesh
 from router.mesh.targets import parse_address
 from router.shell import datapath, underlay
@@ -33,11 +40,13 @@ from router.sleeve.negotiation import Negotiator, TellDatapath
 from weavepy import __version__
 from weavepy.base.effects import LogLine
 from weavepy.base.errors import WeavepyError
+from weavepy.base.gossip import Unicast
 from weavepy.base.names import PeerName, PeerUid, ShortId
-from weavepy.daemon import api, files, listener, metrics
+from weavepy.daemon import api, benching, files, listener, metrics
 from weavepy.daemon.attachments import Attachments
+from weavepy.daemon.capture import Capturing
 from weavepy.daemon.clock import Timer
-from weavepy.daemon.node import Node, WorldEffect
+from weavepy.daemon.node import RING_CHANNEL, Node, WorldEffect
 from weavepy.daemon.options import Options
 from weavepy.daemon.requests import Requests
 from weavepy.daemon.ring import RingService, init_mode, running_addresses
@@ -136,7 +145,8 @@ class Router:
             port=options.port,
             udp_port=options.port,
             version=__version__,
-            channels={} if ipam is None else {"ring": ipam},
+            channels={benching.CHANNEL: benching.Stateless()}
+            | ({} if ipam is None else {RING_CHANNEL: ipam}),
             rng=rng,
             now=now,
             discovery=options.discovery,
@@ -150,12 +160,15 @@ class Router:
         self.node = Node(mesh, ipam, negotiator, self)
         self.ring = RingService(self.node, self.requests, options, self.changed, self.store)
         self.attachments = Attachments(self.host, self.ring, self._thread, self.mtu_bytes)
+        self.capturing = Capturing(mesh, lambda: self._datapath)
+        self.benching = benching.Benching(mesh, self.attachments, self._tell_bench)
         self._timer = Timer(self.node.next_deadline, self._fire)
         self._tcp = TcpShell(self)
         self._datapath = datapath.DatapathLink(connection, self._datapath_said, self._datapath_lost)
         self._datapath.send(SetMtu(self.mtu_bytes))
         self._undo.push_async_callback(self._release_datapath)
         self._undo.push_async_callback(self._leave)
+        self._undo.push_async_callback(self.benching.close)
 
         if ipam is not None:
             self.node.run_ring(ipam.claim_running(running_addresses(facts, exposed), now), now)
@@ -270,6 +283,10 @@ class Router:
         self.node.handle_timeout(self._now())
         self._timer.arm()
 
+    def _tell_bench(self, peer: PeerName, payload: bytes) -> None:
+        self.node.run([Unicast(benching.CHANNEL, peer, payload)], self._now())
+        self._timer.arm()
+
     def new_link_id(self) -> LinkId:
         return self.node.mesh.new_link_id()
 
@@ -376,6 +393,8 @@ class Router:
             case TellDatapath(message=message):
                 if self._datapath is not None:
                     self._datapath.send(message)
+            case UnicastReceived(source=source, payload=payload):
+                self.benching.handle(source, payload)
             case RememberTargets(targets=targets):
                 files.save_targets(self.options.directories.targets_file, targets)
             case LogLine(level=level, message=text, fields=fields):

@@ -33,6 +33,8 @@ class RouterService:
         self.attachments = router.attachments.list
         self.expose = router.attachments.expose
         self.hide = router.attachments.hide
+        self.capture = router.capturing.capture
+        self.bench = router.benching.bench
 
     # --- showing -----------------------------------------------------------------------------
 
@@ -79,7 +81,9 @@ class RouterService:
             peers=peers,
             targets=targets,
             ipam=ipam,
-            datapath=status.datapath(snapshot, options.bridge, mesh),
+            datapath=status.datapath(
+                snapshot, options.bridge, mesh, await router.attachments.filter_drops()
+            ),
         )
 
     async def report(self) -> schema.Report:

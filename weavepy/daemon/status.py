@@ -3,7 +3,7 @@
 The mesh knows connections, the datapath knows sessions; an operator wants one row that has both.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from ipam.core.status import IpamStatus
@@ -83,7 +83,9 @@ def ipam(status: IpamStatus | None) -> schema.IpamStatus:
     return schema.IpamStatus(**fields)
 
 
-def datapath(snapshot: Snapshot | None, bridge: str, mesh: Mesh) -> schema.DatapathStatus:
+def datapath(
+    snapshot: Snapshot | None, bridge: str, mesh: Mesh, filtered: Mapping[str, int]
+) -> schema.DatapathStatus:
     if snapshot is None:
         return schema.DatapathStatus(
             running=False,
@@ -108,6 +110,13 @@ def datapath(snapshot: Snapshot | None, bridge: str, mesh: Mesh) -> schema.Datap
         encrypted=snapshot.encrypted,
         offloads=snapshot.offloads,
         macs=snapshot.mac_count,
+        mac_moves=snapshot.mac_moves,
+        refused_messages=snapshot.refused_messages,
+        filtered=[
+            schema.CounterStatus(name=reason, value=count)
+            for reason, count in sorted(filtered.items())
+            if count
+        ],
         sessions=[_session(session, mesh) for session in snapshot.sessions],
         drops=_counters(snapshot.drops),
     )
@@ -131,6 +140,8 @@ def _session(session: SessionReport, mesh: Mesh) -> schema.SessionStatus:
         frames_received=session.frames_received,
         bytes_sent=session.bytes_sent,
         bytes_received=session.bytes_received,
+        records_sent=session.records_sent,
+        records_received=session.records_received,
         drops=_counters(session.drops),
     )
 

@@ -95,7 +95,7 @@ def bench(lab: Lab, source: str, destination: str, seconds: int, report: Report)
 
 def _underlay(lab: Lab, one: Node, other: Node) -> Ends | None:
     plan = lab.plan
-    if other.host not in plan.neighbours(one.host):
+    if other.host not in plan.neighbours(one.host) or {one.host, other.host} & set(plan.nat):
         return None
     link = plan.link(one.host_name, other.host_name)
     return Ends(

@@ -1,19 +1,24 @@
 """A wire that takes its time: moves frames between two ports, each one `DELAY` ms later.
 
-    python -m weavepy.lab.delay PORT PORT DELAY_MS
+    python -m weavepy.lab.delay PORT PORT DELAY_MS [DUPLICATE [REORDER]]
+
+The last two are probabilities. A frame's duplicate comes some time after it, and a frame that is
+to be overtaken is held back for as long: up to `SPREAD_S`.
 
 Kernels come without netem often enough that the lab brings its own. Frames are taken from a
 packet socket with their virtio-net header, so those that the kernel keeps large or without
-checksum leave as they came. The delay is constant, so each direction is a plain queue; it is
-bounded, and what does not fit is lost, as in any network.
+checksum leave as they came. Each direction's queue is bounded, and what does not fit is lost, as
+in any network.
 """
 
+import heapq
+import itertools
 import select
 import socket
 import struct
 import sys
 import time
-from collections import deque
+from random import Random
 
 QUEUE_BYTES = 64 * 1024 * 1024
 """For each direction: 1 Gbit/s for half a second."""
@@ -21,6 +26,9 @@ QUEUE_BYTES = 64 * 1024 * 1024
 _RECEIVE_BUFFER_BYTES = 32 * 1024 * 1024
 _MAX_FRAME_BYTES = 128 * 1024
 _READ_BATCH = 64
+
+SPREAD_S = 0.03
+"""How long after its time a frame comes that comes again, or late."""
 
 _ETH_P_ALL = 3
 _SOL_PACKET = 263
@@ -33,11 +41,23 @@ _SO_SNDBUFFORCE = 32
 class Direction:
     """From one port to the other."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket, delay_s: float) -> None:
+    def __init__(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        delay_s: float,
+        duplicate: float = 0.0,
+        reorder: float = 0.0,
+    ) -> None:
         self.source = source
         self._sink = sink
         self._delay_s = delay_s
-        self._waiting: deque[tuple[float, bytes]] = deque()
+        self._duplicate = duplicate
+        self._reorder = reorder
+        self._rng = Random()
+        self._numbers = itertools.count()
+        self._waiting: list[tuple[float, int, bytes]] = []
+        """A heap by the time when it is due, then by the order in which it came."""
         self._waiting_bytes = 0
 
     @property
@@ -52,13 +72,21 @@ class Direction:
                 return
             except OSError:
                 continue  # the port went down or a frame was cut short: frames get lost, no more
-            if self._waiting_bytes + len(frame) <= QUEUE_BYTES:
-                self._waiting.append((time.monotonic() + self._delay_s, frame))
-                self._waiting_bytes += len(frame)
+            due = time.monotonic() + self._delay_s
+            if self._duplicate and self._rng.random() < self._duplicate:
+                self._put(due + self._rng.uniform(0, SPREAD_S), frame)
+            if self._reorder and self._rng.random() < self._reorder:
+                due += self._rng.uniform(0, SPREAD_S)
+            self._put(due, frame)
+
+    def _put(self, due: float, frame: bytes) -> None:
+        if self._waiting_bytes + len(frame) <= QUEUE_BYTES:
+            heapq.heappush(self._waiting, (due, next(self._numbers), frame))
+            self._waiting_bytes += len(frame)
 
     def deliver(self, now: float) -> None:
         while self._waiting and self._waiting[0][0] <= now:
-            frame = self._waiting.popleft()[1]
+            frame = heapq.heappop(self._waiting)[2]
             self._waiting_bytes -= len(frame)
             try:
                 self._sink.send(frame)
@@ -77,9 +105,14 @@ def open_port(name: str) -> socket.socket:
     return port
 
 
-def relay(one: socket.socket, other: socket.socket, delay_s: float) -> None:
+def relay(
+    one: socket.socket, other: socket.socket, delay_s: float, duplicate: float, reorder: float
+) -> None:
     """For ever."""
-    directions = {one: Direction(one, other, delay_s), other: Direction(other, one, delay_s)}
+    directions = {
+        source: Direction(source, sink, delay_s, duplicate, reorder)
+        for source, sink in ((one, other), (other, one))
+    }
     while True:
         due = [direction.due for direction in directions.values() if direction.due is not None]
         timeout_s = max(0.0, min(due) - time.monotonic()) if due else None
@@ -91,10 +124,11 @@ def relay(one: socket.socket, other: socket.socket, delay_s: float) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    one, other, delay_ms = arguments
+    one, other, *numbers = arguments
+    delay_ms, duplicate, reorder = (*map(float, numbers), 0.0, 0.0)[:3]
     ports = open_port(one), open_port(other)
     print("ready", flush=True)
-    relay(*ports, float(delay_ms) / 1000)
+    relay(*ports, delay_ms / 1000, duplicate, reorder)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@
 | mtu    | a rule there drops what is larger, with no ICMP: a black hole, as bad tunnels make it  |
 | rate   | a token bucket (tbf) on the way out of each port                                       |
 | delay  | a small process relays between the ports instead of the bridge (`weavepy.lab.delay`)   |
+| duplicate, reorder | the same process sends some packets twice, and holds some back          |
 
 The rules sit on the *egress* hook: what the relay sends passes there like what the bridge sends.
 
 With segmentation offloads a veth carries up to 64 KiB as one packet, which loss would drop as
-one and which no MTU would bite. So while a link has loss or an MTU, the hosts' ends segment
-before they send. That costs speed, on this link only, and ends with the impairment.
+one and which no MTU would bite. So while a link has loss or an MTU, or packets out of order, the
+hosts' ends segment before they send. That costs speed, on this link only, and ends with the
+impairment.
 """
 
 import re
@@ -21,7 +23,7 @@ import sys
 from pathlib import Path
 
 from weavepy.base.errors import UsageError
-from weavepy.lab.plan import Link, Plan, namespace_name
+from weavepy.lab.plan import Link, Plan
 from weavepy.lab.state import Impairment, ProcessRecord
 from weavepy.lab.system import (
     LabError,
@@ -99,7 +101,7 @@ def apply(plan: Plan, link: Link, wanted: Impairment) -> None:
     While a delay is wanted the ports are free, and nothing passes until the caller has started
     a relay. If the kernel cannot do what is wanted, `LabError` says which feature it lacks.
     """
-    _set_segmentation(plan, link, on=not (wanted.loss or wanted.mtu_bytes))
+    _set_segmentation(plan, link, on=not _bites_single_packets(wanted))
     _set_rules(plan, link, wanted)
     for end in link.ends:
         _set_rate(plan, end.port, wanted.rate_bits)
@@ -107,12 +109,20 @@ def apply(plan: Plan, link: Link, wanted: Impairment) -> None:
 
 
 def needs_relay(wanted: Impairment) -> bool:
-    return wanted.delay_ms > 0 and not wanted.down
+    return _bypasses_bridge(wanted) and not wanted.down
+
+
+def _bypasses_bridge(wanted: Impairment) -> bool:
+    return wanted.delay_ms > 0 or wanted.duplicate > 0 or wanted.reorder > 0
+
+
+def _bites_single_packets(wanted: Impairment) -> bool:
+    return bool(wanted.loss or wanted.mtu_bytes or wanted.duplicate or wanted.reorder)
 
 
 def _forwarding_commands(link: Link, wanted: Impairment) -> list[str]:
     """The ports are on the bridge, or else free for the relay."""
-    place = "nomaster" if wanted.delay_ms else f"master {link.bridge}"
+    place = "nomaster" if _bypasses_bridge(wanted) else f"master {link.bridge}"
     commands = [f"link set {end.port} {place}" for end in link.ends]
     return [*commands, f"link set {link.bridge} {'down' if wanted.down else 'up'}"]
 
@@ -120,9 +130,8 @@ def _forwarding_commands(link: Link, wanted: Impairment) -> list[str]:
 def _set_segmentation(plan: Plan, link: Link, on: bool) -> None:
     switch = "on" if on else "off"
     for end in link.ends:
-        host = namespace_name(plan.name, f"h{end.host}")
         features = [word for feature in _SEGMENTATION for word in (feature, switch)]
-        run(inside(host, ["ethtool", "-K", end.interface, *features]))
+        run(inside(plan.outside(end.host), ["ethtool", "-K", end.interface, *features]))
         if not on:
             run(inside(plan.wire, ["ethtool", "-K", end.port, "gro", "off"]))
 
@@ -184,9 +193,10 @@ def _set_rate(plan: Plan, port: str, rate_bits: int) -> None:
 # --- the relay -----------------------------------------------------------------------------------
 
 
-def start_relay(plan: Plan, link: Link, delay_ms: float, log: Path) -> ProcessRecord:
+def start_relay(plan: Plan, link: Link, wanted: Impairment, log: Path) -> ProcessRecord:
     ports = [end.port for end in link.ends]
-    argv = [sys.executable, "-m", "weavepy.lab.delay", *ports, f"{delay_ms:g}"]
+    numbers = [f"{number:g}" for number in (wanted.delay_ms, wanted.duplicate, wanted.reorder)]
+    argv = [sys.executable, "-m", "weavepy.lab.delay", *ports, *numbers]
     log.unlink(missing_ok=True)
     process = spawn(inside(plan.wire, argv), log, log.parent)
     record = ProcessRecord(process.pid, process.start_ticks)

@@ -19,9 +19,11 @@ from typing import TypeVar
 
 import msgspec
 
+from weavepy.base.errors import UsageError
+from weavepy.base.settings import DEFAULT_PORT
 from weavepy.client import schema
 from weavepy.client.api import Api
-from weavepy.lab import impair, life, routers
+from weavepy.lab import impair, life, nat, routers, wire
 from weavepy.lab.echo import Pair, ping_matrix
 from weavepy.lab.life import Removed, Report, Wanted
 from weavepy.lab.plan import Link, Node, Plan
@@ -53,6 +55,8 @@ class LinkChange:
     delay_ms: float | None = None
     mtu_bytes: int | None = None
     rate_bits: int | None = None
+    duplicate: float | None = None
+    reorder: float | None = None
 
     def applied_to(self, old: Impairment) -> Impairment:
         new = {name: getattr(self, name) for name in self.__slots__}
@@ -162,13 +166,42 @@ class Lab:
     def _renew_relay(self, state: State, link: Link, old: Impairment, new: Impairment) -> None:
         role = f"delay {link.name}"
         running = state.process(role)
-        if running and impair.needs_relay(new) and new.delay_ms == old.delay_ms:
+        if running and impair.needs_relay(new) and new.relay == old.relay:
             return
         impair.stop_relay(running)
         state.processes.pop(role, None)
         if impair.needs_relay(new):
             log = self.store.path / f"delay-{link.name}.log"
-            state.processes[role] = impair.start_relay(state.plan, link, new.delay_ms, log)
+            state.processes[role] = impair.start_relay(state.plan, link, new, log)
+
+    def move(self, host: str) -> None:
+        """Give a host other underlay addresses, as when a laptop is carried away; then back."""
+        with self.store.changing() as state:
+            node = state.plan.host(host)
+            away = node.name not in state.moved
+            wire.move(state.plan, node.host, away=away)
+            if away:
+                state.moved.append(node.name)
+            else:
+                state.moved.remove(node.name)
+
+    def rebind(self, host: str) -> None:
+        """Let a host's gateway forget its connections and use other ports from now on."""
+        with self.store.changing() as state:
+            node = self._behind_nat(state.plan, host)
+            state.rebound[node.name] = state.rebound.get(node.name, 0) + 1
+            nat.masquerade(state.plan, node.host, state.rebound[node.name])
+
+    def open_port(self, host: str, port: int = DEFAULT_PORT) -> None:
+        """Make a host behind NAT reachable at its gateway's addresses, until it is rebound."""
+        plan = self.plan
+        nat.open_port(plan, self._behind_nat(plan, host).host, port)
+
+    def _behind_nat(self, plan: Plan, host: str) -> Node:
+        node = plan.host(host)
+        if node.host not in plan.nat:
+            raise UsageError(f"{host} is not behind NAT: `weavepy lab up --nat {host}` does that")
+        return node
 
     def router(self, host: str, action: str) -> None:
         """One of `ROUTER_ACTIONS`. "start" returns when the router answers."""

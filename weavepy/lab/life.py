@@ -47,6 +47,10 @@ class Wanted:
     topology: str = "full"
     mtu_bytes: int = 1500
     launch_options: list[str] = field(default_factory=list)
+    family: str = "ipv4"
+    """Of the underlay: see `plan.FAMILIES`."""
+    nat: list[int] = field(default_factory=list)
+    """Hosts behind NAT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,15 @@ def bring_up(store: Store, wanted: Wanted, report: Report) -> None:
 
     On failure nothing is removed: the caller decides whether to look or to take it down.
     """
-    plan = make_plan(store.name, wanted.hosts, wanted.containers, wanted.topology, wanted.mtu_bytes)
+    plan = make_plan(
+        store.name,
+        wanted.hosts,
+        wanted.containers,
+        wanted.topology,
+        wanted.mtu_bytes,
+        wanted.family,
+        wanted.nat,
+    )
     require_root()
     for tool in REQUIRED_TOOLS:
         require_tool(tool)

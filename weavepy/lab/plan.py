@@ -8,12 +8,17 @@ namespace that no host can see, on a bridge of their own:
 
 So a link is cut, slowed, measured and tapped in the wire, and the hosts notice only what they
 would notice of a real network: nothing, but packets that do not arrive.
+
+A host behind NAT has a *gateway* of its own (h1g), a namespace that masquerades. It has the
+host's links in its place, and the host itself has a single interface that leads to it:
+
+    h1: u0 ======= inside :h1g: u2 ======= h1-2 |wire| ...
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 from weavepy.base.errors import UsageError
 
@@ -27,9 +32,24 @@ MAX_NAME_LENGTH = 8
 
 MIN_MTU_BYTES = 576
 MAX_MTU_BYTES = 65535
+MIN_IPV6_MTU_BYTES = 1280
 
-UNDERLAY = IPv4Network("10.99.0.0/16")
-"""Exists only inside the lab's namespaces; each link has a /30 of it."""
+FAMILIES = ("ipv4", "ipv6", "mixed")
+
+Network = IPv4Network | IPv6Network
+
+UNDERLAYS: dict[str, tuple[Network, Network]] = {
+    "ipv4": (IPv4Network("10.99.0.0/16"), IPv4Network("10.98.0.0/16")),
+    "ipv6": (IPv6Network("fd99::/64"), IPv6Network("fd98::/64")),
+}
+"""Exist only inside the lab's namespaces; each link has four addresses of the first. Of the
+second are those that a host has after it moved."""
+
+INSIDES: dict[str, Network] = {
+    "ipv4": IPv4Network("192.168.0.0/16"),
+    "ipv6": IPv6Network("fd97::/64"),
+}
+"""Between hosts behind NAT and their gateways; each has four addresses."""
 
 _NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _PAIR_PATTERN = re.compile(r"h([0-9]{1,2})-h([0-9]{1,2})")
@@ -45,13 +65,24 @@ def check_name(name: str) -> str:
     return name
 
 
+def parse_hosts(text: str) -> list[int]:
+    """Read "h1,h3", or nothing; raises `UsageError`."""
+    numbers = []
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        match = _NODE_PATTERN.fullmatch(name)
+        if match is None or match[2]:
+            raise UsageError(f"{name!r} is not a host: write h1, or several as h1,h3")
+        numbers.append(int(match[1]))
+    return numbers
+
+
 def namespace_name(lab: str, node: str) -> str:
     return f"weavepy-{lab}-{node}"
 
 
 def namespace_pattern(lab: str) -> re.Pattern[str]:
     """What matches this lab's namespaces, and not those of a lab whose name begins alike."""
-    return re.compile(re.escape(f"weavepy-{lab}-") + r"(wire|h[0-9]+(c[0-9]+)?)")
+    return re.compile(re.escape(f"weavepy-{lab}-") + r"(wire|h[0-9]+(c[0-9]+|g)?)")
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -78,6 +109,8 @@ class LinkEnd:
     interface: str
     port: str
     address: str
+    moved_address: str
+    """What it has instead after the host moved."""
     mac: str
     """Of the host's interface."""
 
@@ -89,7 +122,8 @@ class Link:
     low: int
     high: int
     index: int
-    """Which /30 of the underlay it has."""
+    """Which four addresses of the underlay it has."""
+    family: str = "ipv4"
 
     @property
     def name(self) -> str:
@@ -101,7 +135,7 @@ class Link:
 
     @property
     def prefix_length(self) -> int:
-        return 30
+        return 30 if self.family == "ipv4" else 126
 
     @property
     def ends(self) -> tuple[LinkEnd, LinkEnd]:
@@ -111,9 +145,12 @@ class Link:
         return self.ends[0 if host == self.low else 1]
 
     def _end(self, host: int, other: int, offset: int) -> LinkEnd:
-        address = IPv4Address(int(UNDERLAY.network_address) + 4 * self.index + offset)
+        home, away = (
+            str(network.network_address + (4 * self.index + offset))
+            for network in UNDERLAYS[self.family]
+        )
         mac = f"02:99:00:00:{host:02x}:{other:02x}"
-        return LinkEnd(host, f"u{other}", f"h{host}-{other}", str(address), mac)
+        return LinkEnd(host, f"u{other}", f"h{host}-{other}", home, away, mac)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +165,10 @@ class Plan:
     """As it was asked for."""
     mtu_bytes: int
     links: tuple[Link, ...]
+    family: str = "ipv4"
+    """One of `FAMILIES`; "mixed": the links take turns."""
+    nat: tuple[int, ...] = ()
+    """Hosts behind a gateway that masquerades, each behind one of its own."""
 
     @property
     def host_nodes(self) -> list[Node]:
@@ -151,21 +192,46 @@ class Plan:
     @property
     def namespaces(self) -> list[str]:
         nodes = [*self.host_nodes, *self.container_nodes]
-        return [self.wire, *(self.namespace(node) for node in nodes)]
+        gateways = [self.gateway(host) for host in self.nat]
+        return [self.wire, *gateways, *(self.namespace(node) for node in nodes)]
+
+    def gateway(self, host: int) -> str:
+        """The namespace that does NAT for a host."""
+        return namespace_name(self.name, f"h{host}g")
+
+    def outside(self, host: int) -> str:
+        """The namespace that has the host's ends of links: its gateway's or its own."""
+        return self.gateway(host) if host in self.nat else namespace_name(self.name, f"h{host}")
 
     def links_of(self, host: int) -> Iterator[Link]:
         return (link for link in self.links if host in (link.low, link.high))
 
     def neighbours(self, host: int) -> list[int]:
-        return sorted(link.high if link.low == host else link.low for link in self.links_of(host))
+        """Those that it can have a connection with: not two that are both behind NAT."""
+        return sorted(
+            link.high if link.low == host else link.low
+            for link in self.links_of(host)
+            if self.dialler(link)
+        )
+
+    def dialler(self, link: Link) -> int:
+        """The host whose router dials over this link; 0 if neither can reach the other."""
+        if link.low in self.nat and link.high in self.nat:
+            return 0
+        return link.low if link.low in self.nat else link.high
 
     def targets(self, host: int) -> list[str]:
         """Underlay addresses of the neighbours that this host's router is told to dial.
 
         Only those of lower number: one dial for each link is enough to form the mesh, and the
-        other end of a link never depends on being dialled back.
+        other end of a link never depends on being dialled back. A host behind NAT cannot be
+        dialled, so it dials all others.
         """
-        return [link.end_at(link.low).address for link in self.links_of(host) if link.high == host]
+        return [
+            link.end_at(link.low + link.high - host).address
+            for link in self.links_of(host)
+            if self.dialler(link) == host
+        ]
 
     def node(self, text: str) -> Node:
         """The host or container that an operator means; raises `UsageError`."""
@@ -212,6 +278,8 @@ def make_plan(
     containers: int = 2,
     topology: str = "full",
     mtu_bytes: int = 1500,
+    family: str = "ipv4",
+    nat: Sequence[int] = (),
 ) -> Plan:
     """Check what was asked for and compute the lab; raises `UsageError`."""
     check_name(name)
@@ -222,8 +290,20 @@ def make_plan(
     if not MIN_MTU_BYTES <= mtu_bytes <= MAX_MTU_BYTES:
         raise UsageError(f"--mtu must be {MIN_MTU_BYTES} to {MAX_MTU_BYTES}, not {mtu_bytes}")
     pairs = _pairs(topology, hosts)
-    links = tuple(Link(low, high, index) for index, (low, high) in enumerate(sorted(pairs)))
-    return Plan(name, hosts, containers, topology, mtu_bytes, links)
+    if family not in FAMILIES:
+        raise UsageError(f"{family!r} is no family of the underlay: {', '.join(FAMILIES)}")
+    if family != "ipv4" and mtu_bytes < MIN_IPV6_MTU_BYTES:
+        raise UsageError(f"IPv6 needs an MTU of {MIN_IPV6_MTU_BYTES} at least, not {mtu_bytes}")
+    strange = [host for host in nat if not 1 <= host <= hosts]
+    if strange:
+        raise UsageError(f"there is no host h{strange[0]} to be put behind NAT")
+    links = tuple(
+        Link(low, high, index, ("ipv4", "ipv6")[index % 2] if family == "mixed" else family)
+        for index, (low, high) in enumerate(sorted(pairs))
+    )
+    return Plan(
+        name, hosts, containers, topology, mtu_bytes, links, family, tuple(sorted(set(nat)))
+    )
 
 
 def _pairs(topology: str, hosts: int) -> set[tuple[int, int]]:

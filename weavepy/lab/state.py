@@ -49,6 +49,15 @@ class Impairment(msgspec.Struct, frozen=True, omit_defaults=True):
     """Larger packets vanish; 0: all that the interfaces accept pass."""
     rate_bits: int = 0
     """Per second; 0: as fast as the machine can."""
+    duplicate: float = 0.0
+    """A probability for each packet to come twice."""
+    reorder: float = 0.0
+    """A probability for each packet to be overtaken by later ones."""
+
+    @property
+    def relay(self) -> tuple[float, float, float]:
+        """What of it the relaying process does."""
+        return self.delay_ms, self.duplicate, self.reorder
 
     def __str__(self) -> str:
         words = [
@@ -57,6 +66,8 @@ class Impairment(msgspec.Struct, frozen=True, omit_defaults=True):
             f"delay {self.delay_ms:g}ms" if self.delay_ms else "",
             f"mtu {self.mtu_bytes}" if self.mtu_bytes else "",
             f"rate {self.rate_bits / 1e6:g}mbit" if self.rate_bits else "",
+            f"duplicate {self.duplicate * 100:g}%" if self.duplicate else "",
+            f"reorder {self.reorder * 100:g}%" if self.reorder else "",
         ]
         return ", ".join(word for word in words if word) or "ok"
 
@@ -76,10 +87,24 @@ class State(msgspec.Struct):
     """By the name of the link; links in order have none."""
     attached: dict[str, list[str]] = {}
     """Addresses of each container as they were at its attachment, "ADDRESS/LENGTH"."""
+    family: str = "ipv4"
+    nat: list[int] = []
+    moved: list[str] = []
+    """Hosts that are away from the addresses of the plan."""
+    rebound: dict[str, int] = {}
+    """How often the gateway of a host began anew."""
 
     @property
     def plan(self) -> Plan:
-        return make_plan(self.name, self.hosts, self.containers, self.topology, self.mtu_bytes)
+        return make_plan(
+            self.name,
+            self.hosts,
+            self.containers,
+            self.topology,
+            self.mtu_bytes,
+            self.family,
+            self.nat,
+        )
 
     def process(self, role: str) -> ProcessRecord | None:
         record = self.processes.get(role)
@@ -95,6 +120,8 @@ def new_state(plan: Plan, launch_options: list[str]) -> State:
         mtu_bytes=plan.mtu_bytes,
         launch_options=launch_options,
         namespaces=plan.namespaces,
+        family=plan.family,
+        nat=list(plan.nat),
     )
 
 

@@ -12,7 +12,8 @@ default) all namespaces of a machine, and the machine itself, share.
 import signal
 from pathlib import Path
 
-from weavepy.lab.plan import Plan, namespace_name, namespace_pattern
+from weavepy.lab import nat
+from weavepy.lab.plan import Link, Plan, namespace_pattern
 from weavepy.lab.system import (
     LabError,
     ToolFailed,
@@ -54,7 +55,9 @@ def build(plan: Plan) -> None:
     _settle_wire(plan.wire)
     ip_batch(plan.wire, _wire_commands(plan))
     for host in plan.host_nodes:
-        ip_batch(plan.namespace(host), _host_commands(plan, host.host))
+        ip_batch(plan.outside(host.host), _host_commands(plan, host.host))
+    for number in plan.nat:
+        nat.build(plan, number)
 
 
 def _wire_commands(plan: Plan) -> list[str]:
@@ -64,8 +67,8 @@ def _wire_commands(plan: Plan) -> list[str]:
         bridge = link.bridge
         commands.append(f"link add {bridge} mtu {mtu} type bridge {_QUIET_BRIDGE}")
         for end in link.ends:
-            host = namespace_name(plan.name, f"h{end.host}")
-            peer = f"name {end.interface} address {end.mac} mtu {mtu} netns {host}"
+            outside = plan.outside(end.host)
+            peer = f"name {end.interface} address {end.mac} mtu {mtu} netns {outside}"
             commands += [
                 f"link add {end.port} mtu {mtu} type veth peer {peer}",
                 f"link set {end.port} master {bridge}",
@@ -81,11 +84,38 @@ def _host_commands(plan: Plan, host: int) -> list[str]:
         end = link.end_at(host)
         other = link.end_at(link.low + link.high - host)
         commands += [
-            f"address add {end.address}/{link.prefix_length} dev {end.interface}",
+            f"address add {end.address}/{link.prefix_length} dev {end.interface}{_at_once(link)}",
             f"link set {end.interface} up",
-            f"neighbour add {other.address} lladdr {other.mac} nud permanent dev {end.interface}",
         ]
+        # The other host may move, and then so may we: each is known at both addresses.
+        for address in (other.address, other.moved_address):
+            commands += [
+                f"route add {address} dev {end.interface}",
+                f"neighbour add {address} lladdr {other.mac} nud permanent dev {end.interface}",
+            ]
     return commands
+
+
+def move(plan: Plan, host: int, *, away: bool) -> None:
+    """Take the host's addresses from it and give it those that it has elsewhere, or back."""
+    commands = []
+    for link in plan.links_of(host):
+        end = link.end_at(host)
+        old, new = end.address, end.moved_address
+        if not away:
+            old, new = new, old
+        length, device = link.prefix_length, end.interface
+        # In this order: with the last address of an interface, the kernel drops its routes.
+        commands += [
+            f"address add {new}/{length} dev {device}{_at_once(link)}",
+            f"address delete {old}/{length} dev {device}",
+        ]
+    ip_batch(plan.outside(host), commands)
+
+
+def _at_once(link: Link) -> str:
+    """IPv6 would use an address only a second after it knows that nobody else has it."""
+    return " nodad" if link.family == "ipv6" else ""
 
 
 def _settle_wire(wire: str) -> None:

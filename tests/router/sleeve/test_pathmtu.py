@@ -1,6 +1,8 @@
 """The search alone, against a path that answers at once. `test_session` has it on a network."""
 
 import math
+from collections.abc import Callable
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ class Path:
         self.search = PathMtu(underlay_mtu_bytes)
         self.now = 0.0
         self.asked = 0
+        self.passes: Callable[[], bool] = lambda: True
         self.search.start(self.now)
 
     def run(self, seconds: float, frames_flow: bool = True) -> None:
@@ -24,7 +27,7 @@ class Path:
             assert self.search.next_at() > self.now
             self.asked += len(sizes)
             for size in sizes:
-                if size <= self.mtu_bytes:
+                if size <= self.mtu_bytes and self.passes():
                     self.search.handle_answer(max(size, 60), 0.01, self.now + 0.01)
         self.now = end
 
@@ -67,12 +70,15 @@ def test_a_size_is_not_given_up_while_nothing_at_all_is_answered():
     assert path.search.found
 
 
-def test_a_size_in_use_that_stops_passing_is_given_up_within_two_seconds():
+def test_a_size_in_use_that_stops_passing_is_given_up_before_a_flow_stands_still_for_long():
     path = Path(1500)
     path.run(5)
     path.mtu_bytes = 1400
-    path.run(2)
+    path.run(1)
     assert path.search.usable_bytes <= 1400
+    path.run(1.5)
+    assert path.search.found
+    assert path.search.usable_bytes == 1400
 
 
 def test_a_path_on_which_no_frames_flow_is_not_verified():
@@ -108,9 +114,35 @@ def test_a_claim_of_more_than_the_underlay_carries_is_cut_down():
     assert search.usable_bytes == 1500
 
 
-def test_a_larger_path_is_found_by_the_minute():
+def test_a_path_that_was_narrow_for_long_is_tried_anew_once_a_minute():
     path = Path(1400)
-    path.run(20, frames_flow=False)
+    path.run(300, frames_flow=False)
+    asked = path.asked
+    path.run(600, frames_flow=False)
+    assert 0 < path.asked - asked <= 10 * 30
     path.mtu_bytes = 1500
     path.run(61, frames_flow=False)
     assert path.search.usable_bytes == 1500
+
+
+def test_a_path_that_was_narrow_for_a_moment_is_used_in_full_soon_after():
+    path = Path(1500)
+    path.run(5)
+    path.mtu_bytes = 1280
+    path.run(3)
+    assert path.search.usable_bytes == 1280
+    path.mtu_bytes = 1500
+    path.run(6)
+    assert path.search.usable_bytes == 1500
+
+
+def test_a_path_that_loses_three_of_ten_each_way_is_hardly_ever_taken_for_a_black_hole():
+    rng = Random(1)
+    path = Path(1500)
+    path.run(5)
+    path.passes = lambda: rng.random() < 0.7 * 0.7
+    fallbacks = 0
+    for _ in range(600):
+        path.run(1)
+        fallbacks += path.search.usable_bytes < 1500
+    assert fallbacks < 60, "of 600 s"

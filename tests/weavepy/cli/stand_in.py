@@ -21,6 +21,7 @@ from tests.weavepy.samples import (
     sample_report,
     sample_status,
 )
+from weavepy.base import pcapng
 from weavepy.client import schema
 
 _ANSWERS: dict[str, object] = {
@@ -47,9 +48,31 @@ _ANSWERS: dict[str, object] = {
     "/v1/ipam/rmpeer": schema.RmpeerAnswer(
         peer="7a:0c:00:00:00:09", message="gone is taken over: its addresses went to this host"
     ),
+    "/v1/bench": schema.BenchAnswer(
+        peer="7a:0c:00:00:00:02",
+        nickname="host2",
+        route="direct",
+        seconds=2.0,
+        tcp_gbps=1.25,
+        tcp_reverse_gbps=1.5,
+        small_sent_pps=100_000.0,
+        small_received_pps=75_000.0,
+        rtt_ms_p50=0.25,
+        rtt_ms_p99=0.75,
+        rtt_lost=0,
+    ),
     "/v1/stop": schema.Done(message="stopped"),
     "/v1/reset": schema.Done(message="left the mesh"),
 }
+
+CAPTURED = b"".join(
+    (
+        pcapng.file_head("weavetap", 64),
+        pcapng.packet(1, bytes(60), 60, outbound=True),
+        pcapng.packet(2, bytes(64), 1500, outbound=False),
+        pcapng.statistics(3, 5, 3),
+    )
+)
 
 
 class StandIn:
@@ -74,6 +97,8 @@ class StandIn:
     def answer(self, path: str) -> tuple[int, bytes]:
         if path in self.failures:
             return self.failures[path]
+        if path == "/v1/capture":
+            return 200, CAPTURED
         if path not in _ANSWERS:
             return 404, b"404: Not Found"
         return 200, msgspec.json.encode(_ANSWERS[path])

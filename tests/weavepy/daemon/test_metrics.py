@@ -40,6 +40,11 @@ def test_peers_connections_and_targets_are_counted() -> None:
     assert value("weavepy_targets", origin="given", state="waiting") == 1
 
 
+def test_addresses_that_move_and_messages_that_make_no_sense_are_counted() -> None:
+    assert value("weavepy_datapath_mac_moves_total") == 3
+    assert value("weavepy_datapath_refused_messages_total") == 1
+
+
 def test_addresses_are_counted() -> None:
     assert value("weavepy_ipam_state", state="ready") == 1
     assert value("weavepy_ipam_state", state="waiting") == 0

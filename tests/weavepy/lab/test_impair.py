@@ -60,9 +60,7 @@ class Line:
         impair.stop_relay(self._relay)
         self._relay = None
         if impair.needs_relay(wanted):
-            self._relay = impair.start_relay(
-                self.plan, self.plan.links[0], wanted.delay_ms, self._log
-            )
+            self._relay = impair.start_relay(self.plan, self.plan.links[0], wanted, self._log)
 
     def stop_relay(self) -> None:
         impair.stop_relay(self._relay)
@@ -183,3 +181,26 @@ def test_impairments_combine_with_the_relay_too(line: Line) -> None:
     assert line.answered() == 0
     line.spoil(delay_ms=10)
     assert line.rtt_ms() >= 20
+
+
+@needs_root
+def test_some_packets_come_twice_and_all_of_them_in_another_order(line: Line) -> None:
+    line.spoil(duplicate=0.5, reorder=0.5)
+    receiver = in_namespace(line.namespace(2), udp)
+    sender = in_namespace(line.namespace(1), udp)
+    with receiver, sender:
+        receiver.bind(("10.99.0.2", 9))
+        receiver.settimeout(0.5)
+        for number in range(400):
+            sender.sendto(number.to_bytes(4, "big"), ("10.99.0.2", 9))
+        arrived = []
+        try:
+            while True:
+                arrived.append(int.from_bytes(receiver.recv(100), "big"))
+        except TimeoutError:
+            pass
+    assert set(arrived) == set(range(400))
+    assert 540 <= len(arrived) <= 660, "600 expected, deviation 10"
+    assert arrived != sorted(arrived)
+    line.spoil()
+    assert line.answered() == 5
