@@ -23,18 +23,25 @@ MAX_OUTBID = 64
 
 class CloneWatch:
     def __init__(self) -> None:
-        self._meetings: deque[tuple[float, str]] = deque(maxlen=MAX_MEETINGS)
+        self._meetings: deque[tuple[float, str, bytes]] = deque(maxlen=MAX_MEETINGS)
         self._outbid: deque[PeerUid] = deque(maxlen=MAX_OUTBID)
         self._strikes: deque[float] = deque(maxlen=STRIKES)
         self._warnings: dict[str, float] = {}
 
-    def met_our_key(self, address: str, now: float) -> None:
+    def met_our_key(self, address: str, mark: bytes, now: float) -> None:
         """The peer that we dialled there has our key: it is ourself, or a clone."""
-        self._meetings.append((now, address))
+        self._meetings.append((now, address, mark))
 
-    def heard_our_key(self) -> str | None:
-        """One who dialled us says that we have its key. Returns where we dialled ourself."""
-        return self._meetings.popleft()[1] if self._meetings else None
+    def heard_our_key(self, mark: bytes) -> str | None:
+        """One who dialled us says that we have its key. Returns where, if it was ourself.
+
+        The mark of the handshake tells: clones that dial each other see both signs, too.
+        """
+        for meeting in self._meetings:
+            if meeting[2] == mark:
+                self._meetings.remove(meeting)
+                return meeting[1]
+        return None
 
     def contested(self, uid: PeerUid, now: float) -> str | None:
         """A record of ourself by this run outbids ours. Returns a warning when it is new."""
@@ -64,7 +71,7 @@ class CloneWatch:
     def next_deadline(self) -> Deadline:
         if not self._meetings:
             return NEVER
-        at, address = self._meetings[0]
+        at, address, _ = self._meetings[0]
         return Deadline(at + ECHO_S, f"was {address} ourself")
 
     def warnings(self, now: float) -> list[str]:

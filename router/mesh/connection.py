@@ -79,6 +79,11 @@ class Connection:
     def address(self) -> str:
         return address_text(self.host, self.port)
 
+    @property
+    def handshake_mark(self) -> bytes:
+        """Names the handshake under way at both of its ends; empty if there is none."""
+        return b"" if self._handshake is None else self._handshake.mark
+
     # --- receiving ---------------------------------------------------------------------------
 
     def start_handshake(self, handshake: Handshake, now: float) -> bytes:

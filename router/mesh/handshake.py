@@ -165,6 +165,18 @@ class Handshake:
         """What waits for the rest of its message: at most `MAX_BUFFERED_BYTES`."""
         return len(self._buffer)
 
+    @property
+    def mark(self) -> bytes:
+        """The one-time key of the end that was dialled: it names this handshake at both ends.
+
+        Empty while it is not known.
+        """
+        if self._noise is None:
+            return b""
+        if self.role is Role.INITIATOR:
+            return self._noise.remote_ephemeral
+        return self._noise.own_ephemeral
+
     def too_slow(self) -> HandshakeRefused:
         """The refusal for one who has not finished by `deadline`."""
         return self._refuse(

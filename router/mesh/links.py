@@ -322,12 +322,13 @@ class Links:
         if not connection.outbound:
             self.note_refusal(connection.host, refused.reason, str(refused), now)
             if refused.reason == "told-ourself":
-                self._drop_target_of_ourself(self._clones.heard_our_key())
+                found = self._clones.heard_our_key(connection.handshake_mark)
+                self._drop_target_of_ourself(found)
             return
         text = status.refusal_text(connection.address, refused)
         self._targets.closed(connection.link, text, now)
         if refused.reason == "ourself":
-            self._clones.met_our_key(connection.address, now)
+            self._clones.met_our_key(connection.address, connection.handshake_mark, now)
 
     def _drop_target_of_ourself(self, text: str | None) -> None:
         address = None if text is None else read_address(text, self._introduction.listen_port)

@@ -189,6 +189,16 @@ class HandshakeState:
         return not self._messages
 
     @property
+    def own_ephemeral(self) -> bytes:
+        return _public_bytes(self._own["e"])
+
+    @property
+    def remote_ephemeral(self) -> bytes:
+        """Empty while it has not come."""
+        key = self._remote.get("e")
+        return b"" if key is None else key.public_bytes_raw()
+
+    @property
     def handshake_hash(self) -> bytes:
         """Unique to this handshake and equal at both ends."""
         assert self.finished

@@ -29,6 +29,7 @@ from router.shell.bridge import (
     required,
     required_bridge,
 )
+from router.shell.coalescing import coalesce
 from router.shell.filters import Filters, Port
 from router.shell.netlink import (
     HostError,
@@ -134,6 +135,7 @@ def attach(
         undo.callback(remove_inside, descriptor, interface, added)
         namespaces.run_inside(descriptor, lambda: configure(interface, port.addresses, added))
         add_port(route, master, link)
+        coalesce(host_interface, link.index)
         await_forwarding(route, host_interface)
         new = [address.ip for address in in_order(added)]
         namespaces.run_inside(descriptor, lambda: announce(interface, port.mac, new))

@@ -14,11 +14,13 @@ _PROBE = Struct("!BQH")
 _ANSWER = Struct("!BQI")
 _OFFER = Struct("!B8s32sI")
 _ACCEPTANCE = Struct("!B8s8s32sI")
+_RECEIPT = Struct("!BBII")
 
 _KIND_PROBE = 1
 _KIND_ANSWER = 2
 _KIND_OFFER = 3
 _KIND_ACCEPTANCE = 4
+_KIND_RECEIPT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,19 @@ class Acceptance:
     index: int
 
 
-ControlMessage = Probe | Answer | Offer | Acceptance
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What came in, told several times a second while data does: see `router.sleeve.spans`."""
+
+    max_span: int
+    """Of how many datagrams records to the sender of this may be, at most."""
+    datagrams: int
+    """Datagrams of authentic data records, counted modulo 2^32."""
+    lost: int
+    """Records that did not come, or not in one piece, counted modulo 2^32."""
+
+
+ControlMessage = Probe | Answer | Offer | Acceptance | Receipt
 
 
 def encode_control(message: ControlMessage) -> bytes:
@@ -74,6 +88,8 @@ def encode_control(message: ControlMessage) -> bytes:
             return _ACCEPTANCE.pack(
                 _KIND_ACCEPTANCE, message.base, message.offer, message.public_key, message.index
             )
+        case Receipt():
+            return _RECEIPT.pack(_KIND_RECEIPT, message.max_span, message.datagrams, message.lost)
 
 
 def decode_control(payload: bytes | memoryview) -> ControlMessage | None:
@@ -92,4 +108,7 @@ def decode_control(payload: bytes | memoryview) -> ControlMessage | None:
     if kind == _KIND_ACCEPTANCE and len(payload) >= _ACCEPTANCE.size:
         _, base, offer, public_key, index = _ACCEPTANCE.unpack_from(payload)
         return Acceptance(base, offer, public_key, index)
+    if kind == _KIND_RECEIPT and len(payload) >= _RECEIPT.size:
+        _, max_span, datagrams, lost = _RECEIPT.unpack_from(payload)
+        return Receipt(max_span, datagrams, lost)
     return None

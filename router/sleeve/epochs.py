@@ -60,6 +60,8 @@ class ReceiveEpoch:
     session: "Session"
     number: int
     """1 for the session's first epoch, and one more for each that follows."""
+    missing_noted: int = -1
+    """Of the records that the window misses, how many have been dealt with; -1: never looked."""
 
 
 @dataclass(slots=True, eq=False)

@@ -8,6 +8,11 @@ counter is the nonce, and it never repeats under one key. In an insecure mesh th
 others, the ciphertext is the plain text, and there is no tag, so no datagram of the one kind
 can ever be taken for the other.
 
+A record may *span* datagrams: they share its counter, each carries a slice of the one ciphertext
+(with its one tag), number and count say which. The authenticated header is that of the first.
+The record is used whole or not at all. In datagrams of the other types, which are records of
+their own, number and count place a piece in its large frame.
+
 The plain text of a data record begins with the inner header, which relays read:
 
     source short id 12 bits | destination short id 12 bits | kind 4 bits | hops left 4 bits
@@ -20,6 +25,9 @@ TYPE_CONTROL = 2
 TYPE_PLAIN_DATA = 3
 """Data of an insecure mesh: no encryption and no tag."""
 TYPE_PLAIN_CONTROL = 4
+TYPE_SPAN = 5
+"""Data, one slice of a record that spans several datagrams."""
+TYPE_PLAIN_SPAN = 6
 
 HEADER = Struct("!BIQBB")
 """Type, receiver index, record counter, piece number, piece count."""

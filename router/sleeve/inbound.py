@@ -1,6 +1,6 @@
 """Records from peers become frames for the bridge, or records to other peers.
 
-    split -> epoch by index -> open -> replay window -> record
+    split -> epoch by index -> slices to a record -> open -> replay window -> record
       for us: stitch pieces, unbundle -> TAP
       for another: one hop less, sealed anew -> forwarder of the next hop
       for everyone: once -> TAP, and the neighbours of the source's tree
@@ -26,20 +26,26 @@ from router.sleeve.format import (
     TYPE_DATA,
     TYPE_PLAIN_CONTROL,
     TYPE_PLAIN_DATA,
+    TYPE_PLAIN_SPAN,
+    TYPE_SPAN,
     unpack_inner_header,
 )
-from router.sleeve.forwarder import Forwarder
+from router.sleeve.forwarder import LARGE_HEADROOM_BYTES, Forwarder
 from router.sleeve.keys import NONCE
+from router.sleeve.layout import NUMBER_AT, NUMBERS
 from router.sleeve.pieces import (
     CHECKSUM_OFFSETS,
     GSO_NONE,
     complete_checksum,
+    plan_cut,
+    segments,
 )
 from router.sleeve.record import (
     HINT_BYTES,
     KIND_BUNDLE,
     KIND_PARTIAL,
     KIND_PIECE,
+    KIND_RUN,
     MIN_FRAME_BYTES,
     NO_HINT,
     bundled,
@@ -58,7 +64,8 @@ MAX_RELAYED_FRAMES = 256
 
 _unpack_header = HEADER.unpack_from
 _pack_nonce = NONCE.pack
-_MIN_DATAGRAM_BYTES = HEADER_BYTES + INNER_HEADER_BYTES
+_MIN_DATAGRAM_BYTES = HEADER_BYTES + 1
+_COUNTER_END = HEADER_BYTES - 3
 
 
 class Inbound:
@@ -66,8 +73,12 @@ class Inbound:
         self._tables = tables
         self._data_type = TYPE_DATA if encrypted else TYPE_PLAIN_DATA
         self._control_type = TYPE_CONTROL if encrypted else TYPE_PLAIN_CONTROL
+        self._span_type = TYPE_SPAN if encrypted else TYPE_PLAIN_SPAN
         self._run = Run()
         self._run_sender: Forwarder | None = None
+        self._sliced: tuple[memoryview, int] = (memoryview(b""), 0)
+        self._slices: list[memoryview] = []
+        """Where the ciphertexts are in a buffer full of datagrams of one size."""
         self._broadcasts = BroadcastFilter()
         self._relayed: dict[tuple[ReceiveEpoch, int, int, Forwarder], tuple[SendEpoch, int]] = {}
 
@@ -80,12 +91,13 @@ class Inbound:
         """
         effects: list[tuple[Forwarder, list[SessionEffect]]] = []
         data_type = self._data_type
+        span_type = self._span_type
         run = self._run
         last_index = -1
         highest = -1
         epoch: ReceiveEpoch | None = None
         forwarder: Forwarder | None = None
-        records = 0
+        records = datagrams = 0
         end = 0
         while end < length:
             start = end
@@ -113,6 +125,24 @@ class Inbound:
                 continue
             if counter <= window.highest and not window.check(counter):
                 forwarder.drop("replayed")
+                continue
+            if record_type == span_type:
+                end, whole = self._take_span(forwarder, buffer, start, length, size, now)
+                if whole is None:
+                    continue
+                if decrypt is not None:
+                    header = HEADER.pack(record_type, index, counter, 0, count)
+                    try:
+                        whole = decrypt(_pack_nonce(counter), whole, header)
+                    except InvalidTag:
+                        forwarder.drop("not-authentic")
+                        continue
+                window.accept(counter)
+                if counter > highest:
+                    highest = counter
+                records += 1
+                datagrams += count
+                self._handle_run(forwarder, epoch, counter, whole, now)
                 continue
             if decrypt is not None:
                 try:
@@ -143,6 +173,7 @@ class Inbound:
             if counter > highest:
                 highest = counter
             records += 1
+            datagrams += 1
             if (
                 counter == run.next_counter
                 and run.epoch is epoch
@@ -157,12 +188,108 @@ class Inbound:
             forwarder.frames_received += records
             if highest >= 0:
                 effects.append((forwarder, self._authentic(epoch, highest, endpoint, now)))
+            if records:
+                effects.append((forwarder, forwarder.session.handle_data(epoch, datagrams, now)))
         return effects
 
     def _authentic(
         self, epoch: ReceiveEpoch, highest: int, endpoint: Endpoint, now: float
     ) -> list[SessionEffect]:
         return epoch.session.handle_authentic(epoch, highest, endpoint, now)
+
+    def _take_span(
+        self,
+        forwarder: Forwarder,
+        buffer: memoryview,
+        start: int,
+        length: int,
+        size: int,
+        now: float,
+    ) -> tuple[int, bytes | None]:
+        """Take the datagram at `start`, and all others of its record if they follow it.
+
+        Returns where the next datagram starts, and the record's ciphertext if it is whole now.
+        """
+        _, index, counter, number, count = _unpack_header(buffer, start)
+        end = min(start + count * size, length)
+        if (
+            not number
+            and start + (count - 1) * size + HEADER_BYTES < end
+            and buffer[start + NUMBER_AT : end : size] == NUMBERS[:count]
+            and buffer[start + _COUNTER_END : end : size] == bytes((counter & 0xFF,)) * count
+        ):
+            if self._sliced[1] != size or self._sliced[0] is not buffer:
+                self._sliced = buffer, size
+                starts = range(HEADER_BYTES, len(buffer), size)
+                self._slices = [buffer[at : at + size - HEADER_BYTES] for at in starts]
+            first = start // size
+            slices = self._slices[first : first + count]
+            if end - start != count * size:
+                slices[-1] = buffer[start + (count - 1) * size + HEADER_BYTES : end]
+            return end, b"".join(slices)
+        end = min(start + size, length)
+        part = bytes(buffer[start + HEADER_BYTES : end])
+        return end, forwarder.assembler.add(index, counter, number, count, part, now)
+
+    def _handle_run(
+        self, forwarder: Forwarder, epoch: ReceiveEpoch, counter: int, plaintext: bytes, now: float
+    ) -> None:
+        """Take one authentic record that spanned datagrams: it holds a run of segments."""
+        run = self._run
+        if run.epoch is epoch and run.join_run(plaintext, counter):
+            return
+        if len(plaintext) < INNER_HEADER_BYTES:
+            forwarder.drop("malformed")
+            return
+        source, destination, kind, hops_left = unpack_inner_header(plaintext)
+        if kind != KIND_RUN or destination == BROADCAST_SHORT_ID:
+            forwarder.drop("malformed")
+            return
+        next_hop = self._tables.switch.from_peer(source, destination, hops_left)
+        if next_hop == DELIVER:
+            self.finish_run()
+            if not run.begin_run(plaintext, INNER_HEADER_BYTES, epoch, counter):
+                forwarder.drop("malformed")
+                return
+            self._run_sender = forwarder
+            self._tables.switch.learn_behind(run.headers[6:12], source, now)
+        elif next_hop < 0:
+            forwarder.drop(REASONS[next_hop])
+        else:
+            onward = self._tables.forwarders.get(next_hop)
+            if onward is None:
+                forwarder.drop("no-route")
+            else:
+                self._relay_run(onward, forwarder, plaintext)
+
+    def _relay_run(self, onward: Forwarder, forwarder: Forwarder, plaintext: bytes) -> None:
+        """Pass a run on as a large frame of its own, by whatever span the next path bears."""
+        run = Run()
+        if not run.begin_run(plaintext, INNER_HEADER_BYTES, run, 0):
+            forwarder.drop("malformed")
+            return
+        checksum_start = run.checksum_start
+        hint = checksum_hint(checksum_start, CHECKSUM_OFFSETS[run.gso_type])
+        try:
+            virtio, headers, payload = run.finish()
+            _, gso_type, _, gso_size, _, _ = VIRTIO_HEADER.unpack(virtio)
+            inner = with_kind(one_hop_less(plaintext[:INNER_HEADER_BYTES]), KIND_PARTIAL)
+            if gso_type == GSO_NONE:
+                onward.send_record(b"".join((inner, hint, headers, payload)))
+                return
+            buffer = bytearray(b"".join((bytes(LARGE_HEADROOM_BYTES), headers, payload)))
+            frame = memoryview(buffer)[LARGE_HEADROOM_BYTES:]
+            cut = plan_cut(frame, gso_type, gso_size, checksum_start)
+            if cut is None:
+                forwarder.drop("malformed")
+            elif onward.takes_large(cut):
+                end = len(buffer)
+                onward.send_large(memoryview(buffer), LARGE_HEADROOM_BYTES, end, cut, inner)
+            else:
+                for segment in segments(frame, cut):
+                    onward.send_record(b"".join((inner, hint, segment)))
+        except ProtocolError:
+            forwarder.drop("malformed")
 
     def _handle_record(
         self,

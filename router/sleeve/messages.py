@@ -55,6 +55,10 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     """How many times this session's keys have been replaced since it came up."""
     rtt_ms: float
+    span: int = 0
+    """How many datagrams a record to this peer may span now; 0: it did not say that it can."""
+    losses: int = 0
+    """Records to this peer that did not reach it, as far as it told."""
     frames_sent: int
     frames_received: int
     bytes_sent: int

@@ -21,11 +21,10 @@ from router.sleeve.format import (
     KIND_FRAME,
     MAX_HOPS,
 )
-from router.sleeve.forwarder import Forwarder
+from router.sleeve.forwarder import LARGE_HEADROOM_BYTES, Forwarder
 from router.sleeve.pieces import (
     CHECKSUM_OFFSETS,
     GSO_NONE,
-    MAX_PIECES,
     Cut,
     complete_checksum,
     plan_cut,
@@ -35,7 +34,6 @@ from router.sleeve.record import (
     BUNDLE_ENTRY_BYTES,
     KIND_BUNDLE,
     KIND_PARTIAL,
-    KIND_PIECE,
     NO_HINT,
     bundle_entry,
     checksum_hint,
@@ -45,8 +43,8 @@ from router.sleeve.tables import Tables
 from router.sleeve.tap import MAX_FRAME_BYTES, NEEDS_CHECKSUM, NO_OFFLOAD, VIRTIO_HEADER
 from weavepy.base.errors import ProtocolError
 
-HEADROOM_BYTES = 32
-"""Before what is read from the TAP, so that a piece's lead finds room before the frame."""
+HEADROOM_BYTES = LARGE_HEADROOM_BYTES
+"""Before what is read from the TAP, so that a record's lead finds room before the frame."""
 
 FRAME_BUFFER_BYTES = HEADROOM_BYTES + VIRTIO_HEADER.size + MAX_FRAME_BYTES
 
@@ -153,11 +151,9 @@ class Outbound:
             self._answer_too_big(forwarder, frame)
         ):
             return
-        inner = inner_bytes(self._tables.switch.ourself, destination, KIND_PIECE, MAX_HOPS)
-        prefix = inner + bytes((cut.gso_type, cut.checksum_start >> 1))
-        fits = len(prefix) + segment_bytes <= forwarder.plaintext_room()
-        if fits and cut.count <= MAX_PIECES and cut.checksum_start <= 510:
-            forwarder.send_pieces(self.buffer, start, end, cut, prefix)
+        if forwarder.takes_large(cut):
+            inner = inner_bytes(self._tables.switch.ourself, destination, KIND_FRAME, MAX_HOPS)
+            forwarder.send_large(self.buffer, start, end, cut, inner)
             return
         for segment in self._segments(frame, cut):
             forwarder.send_record(self._frame_record(destination, segment, self._cut_hint(cut)))

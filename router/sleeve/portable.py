@@ -14,6 +14,7 @@ import asyncio
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 import asyncio_dgram
@@ -36,13 +37,15 @@ class QueueSink:
         self.queues: dict[bool, asyncio.Queue[tuple[bytes, Endpoint]]] = {}
         """By whether it is for IPv6."""
 
-    def send(self, parts: list[bytes], size: int, count: int, endpoint: Endpoint) -> str:
+    def send(
+        self, parts: Sequence[bytes | memoryview], size: int, count: int, endpoint: Endpoint
+    ) -> str:
         queue = self.queues.get(":" in endpoint[0])
         if queue is None:
             return "EAFNOSUPPORT"
         try:
             for at in range(0, len(parts), 2):
-                queue.put_nowait((parts[at] + parts[at + 1], endpoint))
+                queue.put_nowait((b"".join(parts[at : at + 2]), endpoint))
         except asyncio.QueueFull:
             return "ENOBUFS"
         return ""

@@ -34,6 +34,7 @@ from router.sleeve.link import RouterLink
 from router.sleeve.messages import StartCapture, StopCapture
 from router.sleeve.outbound import FRAME_BUFFER_BYTES, HEADROOM_BYTES
 from router.sleeve.shield import Shield
+from router.sleeve.spans import MAX_SPAN
 from router.sleeve.steering import Steering
 from router.sleeve.tap import Tap
 from router.sleeve.udp import RECEIVE_BUFFER_BYTES, UdpSockets
@@ -89,6 +90,7 @@ class Datapath:
             udp_port=udp_port,
             mtu_bytes=options.mtu,
             underlay_mtu_bytes=options.underlay_mtu,
+            max_span=options.max_span,
             offloads=lambda: (*tap.offloads, *udp_offloads()),
             kernel_drops=lambda: {
                 "tap-queue-full": tap.queue_drops(),
@@ -219,10 +221,19 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--underlay-mtu", type=int, default=1500, help="in bytes")
     parser.add_argument("--insecure", action="store_true", help="do not encrypt")
     parser.add_argument("--no-offload", action="store_true", help="one frame, one datagram")
+    parser.add_argument(
+        "--max-span",
+        type=int,
+        default=os.environ.get("WEAVEPY_MAX_SPAN", str(MAX_SPAN)),
+        help="at most this many datagrams per record, in both directions (WEAVEPY_MAX_SPAN;"
+        " 1: each datagram is a record of its own)",
+    )
     parser.add_argument("--log-file", type=Path, default=None)
     options = parser.parse_args(arguments)
     if not 0 < len(options.tap.encode()) <= 15:
         parser.error("--tap: an interface name has 1 to 15 bytes")
+    if not 1 <= options.max_span <= MAX_SPAN:
+        parser.error(f"--max-span (or WEAVEPY_MAX_SPAN): 1 to {MAX_SPAN}")
     return options
 
 

@@ -5,6 +5,12 @@
     PARTIAL   checksum hint 2 | one frame whose transport checksum is partial
     BUNDLE    several small frames, each as: length 2 | checksum hint 2 | frame
     PIECE     GSO type 1 | checksum start / 2 1 | headers of the large frame | payload slice
+    RUN       GSO type 1 | checksum start / 2 1 | segment size 2 | first segment 1 | segments of
+              the whole frame 1 | padding length 1 | padding | headers of the large frame | payload
+
+A run is what a spanning record holds: one or more consecutive segments of a large frame, often
+all of them. The padding, before what it pads so that the payload need not move, makes the slices
+of the record equal, so that several such records leave in one system call.
 
 For everyone's frames the broadcast header comes before all that. A checksum hint says where the
 checksum starts (divided by two: it is always even) and where in that it is to be written; two
@@ -16,6 +22,7 @@ counters, so `counter - piece number` is the frame's base, and (epoch, base) nam
 """
 
 from collections.abc import Iterator
+from struct import Struct
 
 from router.sleeve.format import (
     HEADER_BYTES,
@@ -28,6 +35,7 @@ from router.sleeve.format import (
 KIND_PARTIAL = 2
 KIND_BUNDLE = 3
 KIND_PIECE = 4
+KIND_RUN = 5
 
 assert KIND_FRAME == 0
 assert KIND_FRAGMENT == 1
@@ -36,6 +44,9 @@ HINT_BYTES = 2
 NO_HINT = b"\0\0"
 BUNDLE_ENTRY_BYTES = 2 + HINT_BYTES
 PIECE_HINT_BYTES = 2
+RUN_HINT = Struct("!BBHBBB")
+"""GSO type, checksum start / 2, segment size, first segment, segments of the frame, padding."""
+RUN_HINT_BYTES = RUN_HINT.size
 MIN_FRAME_BYTES = 14
 
 MAX_HINTED_START = 510

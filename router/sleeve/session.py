@@ -9,7 +9,7 @@ to bring a session down. A session that is down goes on probing, for ever.
 The peer's address is that of the newest authentic record. What routers tell is only a guess
 and never replaces an address at which the peer was heard.
 
-The hot path reads `sending`, `endpoint`, `up` and the sizes, advances the counter of a
+The hot path reads `sending`, `endpoint`, `up`, `span` and the sizes, advances the counter of a
 `SendEpoch`, sets `last_sent_at`, and says once per batch what came in. It seals control
 records itself, with the same counter. It never sends data while `sending` is None.
 """
@@ -26,6 +26,7 @@ from router.sleeve.control import (
     Answer,
     Offer,
     Probe,
+    Receipt,
     decode_control,
     encode_control,
 )
@@ -44,6 +45,7 @@ from router.sleeve.format import ip_overhead_of, overlay_mtu_of
 from router.sleeve.messages import SESSION_DEAD_S, Epoch
 from router.sleeve.pathmtu import SMALL, PathMtu
 from router.sleeve.rekey import LAST_DATA_RECORD, Agreed, Rekey
+from router.sleeve.spans import MAX_SPAN, Receipts, SpanChoice
 from weavepy.base.deadline import NEVER, Deadline
 
 __all__ = [
@@ -106,6 +108,7 @@ class Session:
         now: float,
         new_index: Callable[[], int],
         new_private_key: Callable[[], X25519PrivateKey] = X25519PrivateKey.generate,
+        max_span: int = MAX_SPAN,
     ) -> None:
         """`rng` only spreads things in time: keys come from `new_private_key`."""
         self.peer = peer
@@ -129,6 +132,13 @@ class Session:
         """The UDP payload to keep within. Small at first: until a size is known to pass, frames
         are better fragmented than lost."""
 
+        self.span = 0
+        """How many datagrams a record may span; 0: the peer may not know runs of segments."""
+
+        self.losses = 0
+        """How many of our records the peer missed, as far as it told."""
+        self._span_choice = SpanChoice(max_span)
+        self._receipts = Receipts(max_span)
         self._rng = rng
         self._encrypted = encrypted
         self._new_index = new_index
@@ -185,6 +195,13 @@ class Session:
             return []
         return self._roam(endpoint, now)
 
+    def handle_data(self, epoch: ReceiveEpoch, datagrams: int, now: float) -> list[SessionEffect]:
+        """Authentic data came in on this epoch, in so many datagrams. Called once per batch."""
+        receipt = self._receipts.note(epoch, datagrams, now)
+        if receipt is None or self.sending is None:
+            return []
+        return [SendControl(self.sending, encode_control(receipt), SMALL, self.endpoint)]
+
     def handle_control(
         self,
         payload: bytes,
@@ -211,6 +228,10 @@ class Session:
                 effects += self._handle_offer(offer, generation, endpoint, now)
             case Acceptance() as acceptance:
                 effects += self._handle_acceptance(acceptance, now)
+            case Receipt() as receipt:
+                self._span_choice.handle_receipt(receipt, now)
+                self.losses = self._span_choice.losses
+                self.span = self._span_choice.span
             case None:
                 self.unknown_controls += 1  # a newer peer may say things that we do not know
         self._reschedule()
@@ -236,6 +257,8 @@ class Session:
         for generation in self._generations.expire(now):
             effects += self._retire(generation)
         self._leave_unheard_epoch(now)
+        self._span_choice.handle_timeout(now, self.last_sent_at)
+        self.span = self._span_choice.span
         effects += self._confirm_probes(now)
         effects += self._probe_if_due(now)
         effects += self._probe_path_if_due(now)
@@ -313,6 +336,8 @@ class Session:
         self.endpoint = endpoint
         self._path.handle_path_changed(now)
         self._fit_datagrams_to_path()
+        self._span_choice.start_anew()
+        self.span = self._span_choice.span
         self._probe_at = now
         effects: list[SessionEffect] = [Roamed(endpoint)]
         effects += self._probe_if_due(now)

@@ -49,6 +49,7 @@ from router.sleeve.session import (
     Unlisten,
     WentDown,
 )
+from router.sleeve.spans import MAX_SPAN
 from weavepy import __version__
 from weavepy.base.names import MAX_PEERS
 
@@ -88,6 +89,7 @@ class Steering:
         kernel_drops: Callable[[], dict[str, int]],
         refused_messages: Callable[[], int] = lambda: 0,
         indexes_changed: Callable[[], None] = lambda: None,
+        max_span: int = MAX_SPAN,
     ) -> None:
         """`kernel_drops` counts what was lost before we could read it, by reason."""
         self.shutdown_wanted = False
@@ -108,6 +110,7 @@ class Steering:
         self._kernel_drops = kernel_drops
         self._refused_messages = refused_messages
         self._indexes_changed = indexes_changed
+        self._max_span = max_span
         self._forwarders: dict[str, Forwarder] = {}
         """By the peer's name."""
         self._routes = InstallRoutes(ourself=0, unicast={}, broadcast={}, short_ids={})
@@ -156,12 +159,14 @@ class Steering:
                 self._rng,
                 now,
                 self._new_index,
+                max_span=self._max_span,
             )
             forwarder = Forwarder(
                 session,
                 self._encrypted,
                 self._sink,
                 self._engine.waiting,
+                self._engine.layout,
                 self._rng.getrandbits(32),
             )
             self._forwarders[message.peer] = forwarder
@@ -265,6 +270,7 @@ class Steering:
             self._switch.macs.expire(now)
             for forwarder in self._forwarders.values():
                 forwarder.reassembler.expire(now)
+                forwarder.assembler.expire(now)
         self._set_next()
 
     def _schedule(self, session: Session) -> None:
@@ -310,6 +316,8 @@ def _session_report(forwarder: Forwarder) -> SessionReport:
     drops = dict(forwarder.drops)
     if forwarder.reassembler.given_up:
         drops["fragments-missing"] = forwarder.reassembler.given_up
+    if forwarder.assembler.given_up:
+        drops["datagrams-of-record-missing"] = forwarder.assembler.given_up
     if forwarder.reassembler.malformed:
         drops["fragments-malformed"] = forwarder.reassembler.malformed
     if session.unknown_controls:
@@ -324,6 +332,8 @@ def _session_report(forwarder: Forwarder) -> SessionReport:
         path_mtu_bytes=session.path_mtu_bytes,
         epoch=session.epochs,
         rtt_ms=session.rtt_ms,
+        span=session.span,
+        losses=session.losses,
         frames_sent=forwarder.frames_sent,
         frames_received=forwarder.frames_received,
         bytes_sent=forwarder.bytes_sent,

@@ -3,8 +3,10 @@
 Pieces of one large frame nearly always come in one after another, so only one run is kept
 open: the piece that follows joins it, anything else ends it. A lost or overtaken piece costs
 the kernel one more, smaller frame, and nothing is ever held back waiting for what may not come.
+A record that spanned datagrams brings many segments at once, which are joined alike.
 """
 
+from router.sleeve.format import INNER_HEADER_BYTES
 from router.sleeve.pieces import (
     CHECKSUM_OFFSETS,
     GSO_ECN,
@@ -14,8 +16,11 @@ from router.sleeve.pieces import (
     header_length,
     true_headers,
 )
-from router.sleeve.record import PIECE_HINT_BYTES
+from router.sleeve.record import PIECE_HINT_BYTES, RUN_HINT, RUN_HINT_BYTES
 from router.sleeve.tap import NEEDS_CHECKSUM, VIRTIO_HEADER
+
+NO_BASE = -256
+"""Instead of the base of a large frame: what comes in is no pieces but runs."""
 
 
 class Run:
@@ -32,6 +37,7 @@ class Run:
         "headers",
         "next_counter",
         "piece_bytes",
+        "segments",
         "skip",
         "slices",
     )
@@ -53,7 +59,9 @@ class Run:
         """Where the payload begins in each piece's plain text."""
         self.piece_bytes = 0
         """Length of the plain text of all pieces but the frame's last."""
-        self.slices: list[bytes] = []
+        self.segments = 0
+        """Segments of the run so far."""
+        self.slices: list[bytes | memoryview] = []
 
     def begin(
         self, plaintext: bytes, at: int, epoch: object, counter: int, number: int, count: int
@@ -86,7 +94,56 @@ class Run:
         self.checksum_start = checksum_start
         self.headers = headers
         self.piece_bytes = len(plaintext)
+        self.segments = 1
         self.slices = [plaintext[self.skip :]]
+        return True
+
+    def begin_run(self, plaintext: bytes, at: int, epoch: object, counter: int) -> bool:
+        """Open a run with those segments that a spanning record holds. False: malformed."""
+        self.epoch = None
+        if len(plaintext) < at + RUN_HINT_BYTES:
+            return False
+        gso_type, half_start, gso_size, first, count, padding = RUN_HINT.unpack_from(plaintext, at)
+        headers_at = at + RUN_HINT_BYTES + padding
+        header_bytes = header_length(memoryview(plaintext)[headers_at:], gso_type, half_start << 1)
+        self.skip = headers_at + header_bytes
+        payload_bytes = len(plaintext) - self.skip
+        if not header_bytes or payload_bytes <= 0 or not gso_size:
+            return False
+        segments, remainder = divmod(payload_bytes + gso_size - 1, gso_size)
+        after = first + segments
+        if after > count or (after < count and remainder != gso_size - 1):
+            return False
+        self.epoch = epoch
+        self.base = NO_BASE
+        self.next_counter = counter + 1
+        self.first = first
+        self.count = count
+        self.gso_type = gso_type
+        self.gso_size = gso_size
+        self.checksum_start = half_start << 1
+        self.headers = plaintext[headers_at : self.skip]
+        self.segments = segments
+        self.slices = [memoryview(plaintext)[self.skip :]]
+        return True
+
+    def join_run(self, plaintext: bytes, counter: int, at: int = INNER_HEADER_BYTES) -> bool:
+        """Add the segments of the record that follows, if they go on where this run ends."""
+        if counter != self.next_counter or self.base != NO_BASE:
+            return False
+        other = Run()
+        if (
+            not other.begin_run(plaintext, at, self.epoch, counter)
+            or other.first != self.first + self.segments
+            or other.headers != self.headers
+            or other.count != self.count
+            or other.gso_size != self.gso_size
+            or other.gso_type != self.gso_type
+        ):
+            return False
+        self.segments += other.segments
+        self.slices += other.slices
+        self.next_counter += 1
         return True
 
     def join(self, plaintext: bytes, number: int) -> bool:
@@ -97,17 +154,18 @@ class Run:
         ):
             return False
         self.slices.append(plaintext[self.skip :])
+        self.segments += 1
         self.next_counter += 1
         return True
 
-    def finish(self) -> list[bytes]:
+    def finish(self) -> list[bytes | memoryview]:
         """Close the run. Return a frame for a TAP with offloads, its virtio header first.
 
         Raises `ProtocolError` if the headers are not those of a large frame.
         """
         self.epoch = None
         slices = self.slices
-        pieces = len(slices)
+        pieces = self.segments
         headers = self.headers
         gso_type = self.gso_type
         gso_size = self.gso_size
@@ -142,7 +200,9 @@ class Run:
         self.epoch = None
         offset = CHECKSUM_OFFSETS[self.gso_type]
         frames = []
-        for number, piece in enumerate(self.slices, start=self.first):
+        payload = b"".join(self.slices)
+        for number, at in enumerate(range(0, len(payload), self.gso_size), start=self.first):
+            piece = payload[at : at + self.gso_size]
             headers = true_headers(
                 self.headers,
                 self.gso_type,

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from router.overlay.switch import Switch
 from router.sleeve.forwarder import Forwarder
+from router.sleeve.layout import Layout
 from router.sleeve.session import ReceiveEpoch
 
 
@@ -33,6 +34,8 @@ class Tables:
         """By receiver index."""
         self.waiting: list[Forwarder] = []
         """Forwarders with something to flush; they enter themselves."""
+        self.layout = Layout()
+        """Where they seal records that span datagrams."""
         self.tap_offloads = bool(tap.offloads)
         self._tap = tap
 

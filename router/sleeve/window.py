@@ -18,11 +18,13 @@ class ReplayWindow:
     SIZE = 16_384
     """Counters this far below the highest are still accepted, once."""
 
-    __slots__ = ("_missing", "highest")
+    __slots__ = ("_missing", "highest", "missing")
 
     def __init__(self) -> None:
         self.highest = -1
         """The highest counter accepted so far; -1 before the first."""
+        self.missing = 0
+        """How many counters below the highest did not come, those too old to come included."""
         self._missing: dict[int, int] = {}
         """Block number to its missing counters as bits; only blocks that miss something."""
 
@@ -62,6 +64,7 @@ class ReplayWindow:
     def _raise_to(self, first: int, count: int) -> None:
         """Move the top of the window to `first + count - 1`, noting the gap below `first`."""
         gap_start = self.highest + 1
+        self.missing += first - gap_start
         self.highest = first + count - 1
         floor = max(0, self.highest - self.SIZE + 1)
         missing = self._missing
@@ -79,6 +82,7 @@ class ReplayWindow:
 
     def _fill(self, counter: int) -> None:
         block = counter >> _BLOCK_SHIFT
+        self.missing -= 1
         left = self._missing[block] & ~(1 << (counter & _BLOCK_MASK))
         if left:
             self._missing[block] = left

@@ -435,6 +435,19 @@ def test_a_clone_that_we_dial_is_warned_about() -> None:
     assert a.copies != []
 
 
+def test_two_clones_that_dial_each_other_and_themselves_are_both_warned() -> None:
+    world = World()
+    one, two = world.host("one"), world.host("two")
+    two.identity = one.identity
+    for host in (one, two):
+        host.start("one", "two")
+    world.run(10.0)
+    assert any("two:6783" in warning for warning in one.core.warnings(world.now))
+    assert any("one:6783" in warning for warning in two.core.warnings(world.now))
+    assert [row.target for row in one.core.target_rows(world.now)] == ["two:6783"]
+    assert [row.target for row in two.core.target_rows(world.now)] == ["one:6783"]
+
+
 def test_a_clone_in_a_far_part_of_the_mesh_is_warned_about_and_does_not_flood_it() -> None:
     world, hosts = chain_of("a", "b", "c", "d")
     world.run(3.0)

@@ -11,10 +11,12 @@ from random import Random
 
 from router.overlay.mac_table import MacTable
 from router.overlay.switch import Switch
+from router.sleeve.control import Receipt
 from router.sleeve.engine import Engine
 from router.sleeve.forwarder import Forwarder
 from router.sleeve.messages import Epoch, FromDatapath, InstallEpoch, InstallRoutes
 from router.sleeve.outbound import HEADROOM_BYTES
+from router.sleeve.spans import SpanChoice
 from router.sleeve.steering import Steering
 
 PORT = 6783
@@ -39,6 +41,18 @@ class FakeTap:
         if mtu_bytes < 68:
             raise OSError("too small")
         self.mtu_bytes = mtu_bytes
+
+
+class PinnedSpan(SpanChoice):
+    def __init__(self, span: int) -> None:
+        super().__init__()
+        self.span = span
+
+    def handle_receipt(self, receipt: Receipt, now: float) -> None:
+        pass
+
+    def start_anew(self) -> None:
+        pass
 
 
 @dataclass
@@ -101,10 +115,16 @@ class Node:
         self.engine.buffer[HEADROOM_BYTES : HEADROOM_BYTES + len(data)] = data
         self.engine.handle_frame(len(data), self._wire.now)
 
-    def send(self, parts: list[bytes], size: int, count: int, endpoint: tuple[str, int]) -> str:
+    def send(
+        self,
+        parts: Sequence[bytes | memoryview],
+        size: int,
+        count: int,
+        endpoint: tuple[str, int],
+    ) -> str:
         """The engine's datagram sink."""
         assert len(parts) == 2 * count
-        datagrams = [parts[at] + parts[at + 1] for at in range(0, len(parts), 2)]
+        datagrams = [b"".join(parts[at : at + 2]) for at in range(0, len(parts), 2)]
         if count > 1:
             assert all(len(datagram) == size for datagram in datagrams[:-1])
             assert len(datagrams[-1]) <= size
@@ -124,6 +144,12 @@ class Node:
 
     def forwarder(self, other: "Node") -> Forwarder:
         return self.engine.forwarders[other.number]
+
+    def pin_span(self, other: "Node", span: int) -> None:
+        """Records to that node span so many datagrams, whatever it tells about losses."""
+        session = self.forwarder(other).session
+        session._span_choice = PinnedSpan(span)
+        session.span = span
 
     def drops(self) -> dict[str, int]:
         total = dict(self.engine.drops)

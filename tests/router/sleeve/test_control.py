@@ -7,6 +7,7 @@ from router.sleeve.control import (
     Answer,
     Offer,
     Probe,
+    Receipt,
     decode_control,
     encode_control,
 )
@@ -19,6 +20,7 @@ EXAMPLES = [
         Acceptance(b"basebase", b"offeroff", b"q" * 32, 0xFFFFFFFF),
         "04" + b"basebase".hex() + b"offeroff".hex() + "71" * 32 + "ffffffff",
     ),
+    (Receipt(64, 0xFFFFFFFF, 7), "0540ffffffff00000007"),
 ]
 
 

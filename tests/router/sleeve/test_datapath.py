@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -128,6 +129,108 @@ def test_tcp_carries_every_byte(offloading: World, ipv6: bool) -> None:
     assert transfer(one, two, size, ipv6=ipv6) == digest_of(size)
     assert transfer(two, one, size, ipv6=ipv6) == digest_of(size)
     assert set(one.report().offloads) >= {"tap-tso", "udp-gso", "udp-gro"}
+
+
+def test_on_a_clean_path_records_come_to_span_datagrams_and_one_loss_ends_that() -> None:
+    with World(OFFLOAD, OFFLOAD) as world:
+        world.join_all((1, 2))
+        one, two = world.hosts
+        size = 60_000_000
+        for _ in range(10):
+            assert transfer(one, two, size) == digest_of(size)
+            if one.session(two).span >= 16:
+                break
+        assert one.session(two).span >= 16
+        assert one.session(two).losses == 0
+        segments = two.session(one).records_received
+        assert segments < two.session(one).bytes_received / 1500, "many datagrams per record"
+        lossy(world, 0.01)
+        size = 2_000_000
+        assert transfer(one, two, size) == digest_of(size)
+        assert one.session(two).losses > 0
+        wait_for("the span of a lossy path", lambda: transfer_and_span(one, two) == 1)
+
+
+def transfer_and_span(one: Host, two: Host) -> int:
+    assert transfer(one, two, 500_000) == digest_of(500_000)
+    return one.session(two).span
+
+
+@pytest.mark.parametrize("loss", [0.001, 0.01])
+def test_tcp_carries_every_byte_over_a_lossy_path(loss: float) -> None:
+    with World(OFFLOAD, OFFLOAD) as world:
+        world.join_all((1, 2))
+        one, two = world.hosts
+        lossy(world, loss)
+        for size in (3_000_000, 5_000_000):
+            assert transfer(one, two, size) == digest_of(size)
+            assert transfer(two, one, size) == digest_of(size)
+        assert one.session(two).losses > 0
+
+
+@pytest.mark.parametrize("options", [("--max-span", "1"), PORTABLE])
+def test_who_takes_no_spanning_records_is_sent_none(options: tuple[str, ...]) -> None:
+    with World(OFFLOAD, options) as world:
+        world.join_all((1, 2))
+        one, two = world.hosts
+        size = 20_000_000
+        for _ in range(3):
+            assert transfer(one, two, size) == digest_of(size)
+        if options == PORTABLE:
+            assert one.session(two).span >= 1, "it takes them, and TCP found every byte right"
+        else:
+            assert one.session(two).span == 1
+
+
+def test_small_udp_packets_of_a_flow_come_together_and_leave_apart() -> None:
+    """What `router.shell.coalescing` does to a container's packets costs none of them."""
+    with World(OFFLOAD, OFFLOAD) as world:
+        world.join_all((1, 2))
+        one, two = world.hosts
+        if not coalesce_in(one):
+            pytest.skip("this kernel does not coalesce forwarded UDP on a veth")
+        stream = Stream(one, two)
+        before = frames_read(one)
+        for turn in range(40):
+            for size in (64, 64, 4, 1372, 65, 700):
+                stream.send(20 + turn % 3, size)
+            stream.hear()
+        stream.close()
+        assert stream.heard == list(range(stream.sent))
+        assert frames_read(one) - before < stream.sent / 2
+        assert world.ping(one, two)
+
+
+def coalesce_in(host: Host) -> bool:
+    script = "import socket, sys; from router.shell.coalescing import coalesce; "
+    script += "sys.exit(not coalesce('c', socket.if_nametoindex('c')))"
+    command = ["ip", "netns", "exec", host.namespace, sys.executable, "-c", script]
+    return subprocess.run(command, timeout=20).returncode == 0
+
+
+def frames_read(host: Host) -> int:
+    """How many frames the TAP has handed to the datapath, whole or coalesced."""
+    statistics = "/sys/class/net/weavetap/statistics/tx_packets"
+    return int(run("ip", "netns", "exec", host.namespace, "cat", statistics))
+
+
+def lossy(world: World, loss: float) -> None:
+    """Each datagram on its own is lost by lot, on the way to either host."""
+    rules = ["add table netdev lossy"]
+    for host in world.hosts:
+        for feature in ("tso", "gso", "tx-udp-segmentation"):
+            run("ip", "netns", "exec", host.namespace, "ethtool", "-K", "under", feature, "off")
+        port = f"h{host.number}"
+        run("ip", "netns", "exec", world.wire, "ethtool", "-K", port, "gro", "off")
+        chain = f"netdev lossy {port}"
+        hook = f'type filter hook egress device "{port}" priority 0;'
+        rules.append(f"add chain {chain} {{ {hook} }}")
+        rules.append(
+            f"add rule {chain} numgen random mod 1000000 < {round(loss * 1e6)} counter drop"
+        )
+    rules_file = Path(world.hosts[0].directory) / "lossy.nft"
+    rules_file.write_text("\n".join(rules) + "\n")
+    run("ip", "netns", "exec", world.wire, "nft", "-f", str(rules_file))
 
 
 def test_udp_arrives_complete_and_in_order(offloading: World) -> None:

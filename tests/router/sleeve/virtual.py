@@ -70,7 +70,9 @@ class Network:
         jitter_s: float = 0.0,
         loss: float = 0.0,
         duplicates: float = 0.0,
+        receipts: bool = False,
     ) -> None:
+        """With `receipts`, sessions are told of the data that came, and tell each other."""
         self.rng = Random(seed)
         self.now = 1000.0
         self.delay_s, self.jitter_s = delay_s, jitter_s
@@ -78,6 +80,7 @@ class Network:
         self.path_mtu_bytes = mtu_bytes
         self.drop: Callable[[Sent], bool] = lambda sent: False
         self.encrypted = encrypted
+        self.receipts = receipts
         self._queue: list[tuple[float, int, str, bytes, Endpoint]] = []
         self._sequence = 0
         self._nonces: set[tuple[str, int, bytes, int]] = set()
@@ -234,6 +237,8 @@ class Network:
             self.perform(side, session.handle_control(payload, epoch, source, len(data), self.now))
         else:
             side.delivered.append(int.from_bytes(payload[:8], "big"))
+            if self.receipts:
+                self.perform(side, session.handle_data(epoch, 1, self.now))
 
     def freeze(self, side: Side) -> None:
         side.frozen = True
