@@ -17,7 +17,7 @@ from router.mesh.secret import encode_token, secret_from_password
 from tests.weavepy.cli.conftest import Command
 from weavepy.base.settings import Directories
 
-NAMESPACE = "weavepy-t-cli"
+NAMESPACE = f"weavepy-t-cli-{os.getpid()}"
 ADDRESS = "10.77.0.1"
 
 pytestmark = [

@@ -85,6 +85,18 @@ def test_the_owner_that_was_refused_gets_its_address_when_the_disk_is_back() -> 
     assert [row.owner for effect in persisted for row in effect.allocated] == ["c1"]
 
 
+def test_a_request_that_could_be_served_while_the_disk_refuses_is_refused_at_once_too() -> None:
+    world = FickleWorld()
+    node = node_in(world)
+    assert node.ipam is not None
+    world.refuses = True
+    node.run_ring(node.ipam.allocate(1, "c1", None, 5.0, 1.0), 1.0)
+    granted = AnswerRequest(2, 169869313, None)
+    assert node._persisted([granted], 3.0) == [
+        AnswerRequest(2, None, "no space left on device", "disk")
+    ]
+
+
 def test_what_the_ring_has_to_say_for_the_log_reaches_the_log() -> None:
     world = FickleWorld()
     node = node_in(world)
