@@ -1,7 +1,7 @@
 """Is there another router with our identity? Somebody may have copied a disk image.
 
-There are two signs. A host at which we dialled has our key, and no connection from ourself came
-in at the same time. And the topology keeps bringing records of us that we did not write, and
+There are two signs. A host at which we dialled has our key, and the same handshake does not show
+at our own door. And the topology keeps bringing records of us that we did not write, and
 that outbid ours again after we outbid them. (Once is normal: that was our previous run.)
 """
 
@@ -53,7 +53,7 @@ class CloneWatch:
             return None
         return self._warn(
             "another router with our identity is in the mesh: one of the two hosts has a copied "
-            "state directory; run `weavepy reset` there",
+            "state directory; `weavepy stop` there, remove that directory, and launch it anew",
             now,
         )
 
@@ -64,7 +64,7 @@ class CloneWatch:
         address = self._meetings.popleft()[1]
         return self._warn(
             f"the router at {address} has our identity: one of the two hosts has a copied state "
-            "directory; run `weavepy reset` there",
+            "directory; `weavepy stop` there, remove that directory, and launch it anew",
             now,
         )
 

@@ -329,6 +329,10 @@ class Mesh:
         """The nickname, or the name if it is not known."""
         return status.nickname_of(name, self._view.records)
 
+    def copies(self, now: float) -> list[str]:
+        """What was seen of other routers with our identity, in sentences; normally nothing."""
+        return self._clones.warnings(now)
+
     def warnings(self, now: float) -> list[str]:
         return [*self._clones.warnings(now), *self.refusals.warnings(now)]
 

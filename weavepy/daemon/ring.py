@@ -13,7 +13,7 @@ from weavepy.base.errors import UsageError
 from weavepy.client import schema
 from weavepy.daemon import status
 from weavepy.daemon.addresses import Interface, Network, parse_interface, parse_subnet
-from weavepy.daemon.api import NotFound, NotReady
+from weavepy.daemon.api import Conflict, NotFound, NotReady
 from weavepy.daemon.attachments import EXPOSE_OWNER
 from weavepy.daemon.node import Node
 from weavepy.daemon.options import Options
@@ -281,6 +281,9 @@ class RingService:
         ipam = self._node.ipam
         if ipam is None or ipam.ring is None:
             return "reset: there was no ring to hand over"
+        copies = self._node.mesh.copies(asyncio.get_running_loop().time())
+        if copies:
+            raise Conflict(f"a reset would give away what the other still uses: {copies[0]}")
         strangers = {ipam.ourself, *ipam.foreigners()}
         heirs = [peer for peer in self._node.mesh.reachable_peers if peer not in strangers]
         owners = [peer for peer in heirs if peer in ipam.ring.owners()]
