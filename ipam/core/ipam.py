@@ -165,6 +165,7 @@ class Ipam:
                 f"from the seed of {len(init.names)} peers",
             )
             self._save_now = True
+            self._begin_restart_check()  # a seed that lost its disk looks just like a new one
         self._refresh_space()
 
     # --- requests --------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.sim.plan import draw_plan
+from tests.sim.plan import RARE_KINDS, draw_plan
 from tests.sim.run import Result, run_plan
 from tests.sim.shrink import shrink
 
@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--peers", type=int, help="instead of what the seed says")
     parser.add_argument("--events", type=int, help="how much work (attach, detach ...) there is")
+    parser.add_argument("--rare", default="", choices=["", *RARE_KINDS], help="end each with this")
     parser.add_argument("--trace", action="store_true", help="print all that happens")
     parser.add_argument("--no-shrink", action="store_true")
     arguments = parser.parse_args()
@@ -28,7 +29,7 @@ def main() -> int:
 
 
 def _one(arguments: argparse.Namespace) -> int:
-    plan = draw_plan(arguments.seed, arguments.peers, arguments.events)
+    plan = draw_plan(arguments.seed, arguments.peers, arguments.events, arguments.rare)
     result = run_plan(plan, print if arguments.trace else None)
     print(_line(result))
     if result.failure and not arguments.no_shrink:
@@ -71,14 +72,16 @@ def _many(arguments: argparse.Namespace) -> int:
 
 def _results(seeds: Iterable[int], arguments: argparse.Namespace) -> Iterator[Result]:
     if arguments.jobs <= 1:
-        yield from (_run((seed, arguments.peers, arguments.events)) for seed in seeds)
+        yield from (
+            _run((seed, arguments.peers, arguments.events, arguments.rare)) for seed in seeds
+        )
         return
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        wanted = [(seed, arguments.peers, arguments.events) for seed in seeds]
+        wanted = [(seed, arguments.peers, arguments.events, arguments.rare) for seed in seeds]
         yield from pool.map(_run, wanted, chunksize=4)
 
 
-def _run(wanted: tuple[int, int | None, int | None]) -> Result:
+def _run(wanted: tuple[int, int | None, int | None, str]) -> Result:
     return run_plan(draw_plan(*wanted))
 
 
@@ -94,8 +97,7 @@ def _line(result: Result) -> str:
             f" equal {result.equal_after_s:.1f} s later, {result.most_entries} entries,"
             f" {result.frames} frames, {result.most_unsent_bytes} bytes unsent at most"
         )
-    replay = f"python -m tests.sim --seed {plan.seed} --trace"
-    return f"{head}: FAILED {result.failure}\n  replay: {replay}"
+    return f"{head}: FAILED {result.failure}\n  replay: {plan.replay}"
 
 
 def describe(result: Result) -> str:

@@ -316,7 +316,7 @@ class Checkers:
                 self._check_rested(host, request, answer.address)
             self._freed_at.pop(answer.address, None)
         for address in answer.released:
-            self._freed_at[address] = self._world.now
+            self._freed_at[address] = request.asked_at
         self._check_time(host, request)
 
     def forget_cooling(self) -> None:

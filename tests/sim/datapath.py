@@ -89,7 +89,9 @@ class Datapath:
                 session = self.sessions.setdefault(peer, Session(peer, address))
                 if not session.up:
                     session.address = address
-                session.epochs = [*session.epochs, epoch][-KEPT_EPOCHS:]
+                session.epochs = session.epochs[1 - KEPT_EPOCHS :]
+                # While the session works, a new epoch is sent on only when it was heard.
+                session.epochs.insert(0 if session.up else len(session.epochs), epoch)
                 session.renewals += 1
                 self._name_sessions()
                 self._probe(session, epoch)
@@ -170,7 +172,8 @@ class Datapath:
         self._world.later(PROBE_S, self._tick)
 
     def _probe_later(self, session: Session, epoch: Epoch) -> None:
-        if self.alive and epoch in session.epochs:
+        is_there = self.sessions.get(session.peer) is session
+        if self.alive and is_there and epoch in session.epochs:
             self._probe(session, epoch)
 
     def _probe(self, session: Session, epoch: Epoch) -> None:

@@ -59,6 +59,7 @@ class Request:
     owner: str
     deadline: float
     """On the world's clock."""
+    asked_at: float = 0.0
     subnet: IPv4Network | None = None
     paused_s: float = 0.0
 
@@ -455,7 +456,9 @@ class Host:
             return
         self._next_request += 1
         number, ipam = self._next_request, node.ipam
-        self.requests[number] = Request(number, kind, owner, self.world.now + timeout_s, subnet)
+        self.requests[number] = Request(
+            number, kind, owner, self.world.now + timeout_s, self.world.now, subnet
+        )
 
         def go() -> None:
             self.trace(f"request {number}: {kind} for {owner}")

@@ -27,13 +27,17 @@ FAULT_KINDS = {
 }
 """Faults by weight."""
 
-RARE_KINDS = {"roll-back": 3, "lose-disk": 3, "leave": 4, "forget-sessions": 1, "quiet-kill": 3}
+RARE_KINDS = {
+    "roll-back": 3,
+    "lose-disk": 3,
+    "leave": 4,
+    "forget-sessions": 1,
+    "quiet-kill": 3,
+    "clone": 3,
+}
 """At most one of these per plan, at its end and while all else is at rest."""
 
 WORK_KINDS = {"attach": 24, "attach-again": 3, "detach": 12, "claim": 5, "prime": 1, "frame": 6}
-
-SPECIAL_KINDS = ("clone",)
-"""Rare ones that are only taken when asked for."""
 
 CALM_BEFORE_S = 45.0
 CALM_AFTER_S = 12.0
@@ -76,18 +80,25 @@ class Plan:
     high_water_bytes: int
     faults_s: float
     steps: tuple[Step, ...]
+    replay: str
+    """What to type to see it again."""
+
+    @property
+    def full_mesh(self) -> bool:
+        """Everyone comes to be connected with everyone."""
+        return self.discovery and not self.unreachable
 
     @property
     def calm_at(self) -> float:
         """When a rare step is due, which needs a mesh at rest; infinity without one."""
-        return min(
-            (step.at for step in self.steps if step.kind in (*RARE_KINDS, *SPECIAL_KINDS)),
-            default=1e9,
-        )
+        return min((step.at for step in self.steps if step.kind in RARE_KINDS), default=1e9)
 
 
 def draw_plan(seed: int, peers: int | None = None, work: int | None = None, rare: str = "") -> Plan:
     """What is given replaces what the seed says; `rare` is one of `RARE_KINDS`."""
+    replay = f"python -m tests.sim --seed {seed}"
+    for option, value in (("peers", peers), ("events", work), ("rare", rare)):
+        replay += f" --{option} {value}" if value else ""
     rng = Random(f"{seed} plan")
     count = peers or rng.choice((3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 8, 12))
     initial = max(2, count - rng.choice((0, 0, 1, 2)))
@@ -121,6 +132,7 @@ def draw_plan(seed: int, peers: int | None = None, work: int | None = None, rare
         high_water_bytes=rng.choice((1500, 4000, 1 << 20)),
         faults_s=faults_s,
         steps=tuple(sorted(steps)),
+        replay=f"{replay} --trace",
     )
 
 

@@ -21,21 +21,22 @@ FIRST = int(os.environ.get("WEAVEPY_SIM_FIRST", str(int(time.time() // 86400) * 
 AT_A_TIME = 5
 
 
-def kept_seeds() -> list[int]:
+def kept_seeds() -> list[tuple[int, str]]:
+    """Each with the rare step that its plan is to end with, if it is to."""
     lines = (HERE / "seeds.txt").read_text().splitlines()
-    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
+    fields = [line.split()[:2] for line in lines if line and not line.startswith("#")]
+    return [(int(seed), "" if rare == "-" else rare) for seed, rare in fields]
 
 
-def run_or_fail(seed: int) -> None:
-    result = run_plan(draw_plan(seed))
-    assert not result.failure, (
-        f"seed {seed}: {result.failure}\nreplay: python -m tests.sim --seed {seed} --trace"
-    )
+def run_or_fail(seed: int, rare: str = "") -> None:
+    plan = draw_plan(seed, rare=rare)
+    failure = run_plan(plan).failure
+    assert not failure, f"seed {seed}: {failure}\nreplay: {plan.replay}"
 
 
-@pytest.mark.parametrize("seed", kept_seeds())
-def test_a_seed_that_failed_once_passes(seed: int) -> None:
-    run_or_fail(seed)
+@pytest.mark.parametrize(("seed", "rare"), kept_seeds())
+def test_a_seed_that_failed_once_passes(seed: int, rare: str) -> None:
+    run_or_fail(seed, rare)
 
 
 @pytest.mark.parametrize("first", range(FIRST, FIRST + FRESH, AT_A_TIME))
@@ -56,7 +57,7 @@ def trace_under(hash_seed: str, seed: int) -> bytes:
 @pytest.mark.parametrize("seed", [2, 7, 11])
 def test_one_seed_gives_the_same_trace_to_the_byte_under_any_hash_seed(seed: int) -> None:
     first = trace_under("1", seed)
-    assert len(first) > 50_000
+    assert len(first) > 20_000
     assert first == trace_under("2", seed)
 
 

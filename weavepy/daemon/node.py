@@ -86,6 +86,8 @@ class Node:
         self._loop: EffectLoop[NodeEffect] = EffectLoop(self._perform)
         self._held: deque[IpamEffect] = deque()
         """Begins with the `Persist` that the disk refused; empty while it refuses nothing."""
+        self._refusal = ""
+        """Why the disk refused."""
         self._retry_at = math.inf
         self._routes: InstallRoutes | None = None
         self._short_ids: dict[PeerName, ShortId] = {}
@@ -196,16 +198,16 @@ class Node:
         except WeavepyError as error:
             assert self.ipam is not None
             self._held.append(effects[0])
+            self._refusal = str(error)
             self._retry_at = now + PERSIST_RETRY_S
             refused = self.ipam.handle_disk(str(error), now)
-            behind = [_refused(effect, str(error)) for effect in effects[1:]]
-            return [*self._hold(behind), *self._hold(refused)]
+            return [*self._hold(effects[1:]), *self._hold(refused)]
         return effects[1:]
 
     def _hold(self, effects: Sequence[IpamEffect]) -> list[NodeEffect]:
         """Keep what depends on the disk; a refusal and a line for the log do not."""
         free: list[NodeEffect] = []
-        for effect in effects:
+        for effect in (_refused(effect, self._refusal) for effect in effects):
             if isinstance(effect, LogLine) or (
                 isinstance(effect, AnswerRequest) and effect.error is not None
             ):

@@ -447,3 +447,21 @@ def test_what_only_an_old_disk_takes_for_in_use_is_not_given_to_its_owner_again(
     mesh.run(10)
     assert mesh.given(request) != first
     assert [row.owner for row in mesh.peers[mesh.names[0]].addresses()] == []
+
+
+def test_a_seed_that_lost_its_disk_learns_anew_before_it_gives_anything_out() -> None:
+    names = tuple(peer_name(number) for number in (1, 2))
+    mesh = TestMesh(2, universe="10.32.0.0/29", init=Seed(names))
+    mesh.run(6)
+    given = [mesh.given(mesh.allocate(1, f"c{number}")) for number in range(6)]
+    assert None not in given
+    mesh.run(3)
+    mesh.disks[mesh.names[0]].ring = None
+    mesh.disks[mesh.names[0]].rows.clear()
+    mesh.crash(mesh.names[0])
+    mesh.start(mesh.names[0])
+    request = mesh.allocate(0, "early")
+    mesh.tell_reachable()
+    mesh.run(10)
+    assert mesh.given(request) is None
+    mesh.check_no_duplicates()
