@@ -173,15 +173,16 @@ class Allocator:
                 return self._handle_claim_answer(waiting, source, answer, now)
         return []
 
-    def next_deadline(self) -> Deadline:
-        first = math.inf
-        for waiting in self._waiting.values():
-            first = min(first, waiting.deadline)
-            if waiting.kind == "claim" and waiting.ask_until > 0:
-                first = min(first, waiting.ask_until)
-        for search in self._searches.values():
-            if search.waits:
-                first = min(first, search.until)
+    def next_deadline(self, works: bool) -> Deadline:
+        """`works` says whether `work` will be called: only then do time-outs of asks matter."""
+        first = min((waiting.deadline for waiting in self._waiting.values()), default=math.inf)
+        if works and self._waiting:
+            for waiting in self._waiting.values():
+                if waiting.kind == "claim" and waiting.ask_until > 0:
+                    first = min(first, waiting.ask_until)
+            for search in self._searches.values():
+                if search.waits:
+                    first = min(first, search.until)
         return earliest(Deadline(first, "a waiting request"), NEVER)
 
     # --- allocating ------------------------------------------------------------------------
@@ -284,11 +285,14 @@ class Allocator:
             self._give(waiting, address)
             return
         entry = ring.covering(address)
+        if entry is None or entry.owner not in self._reachable:
+            waiting.ask_until = 0.0  # asked or not, there is nothing to wait for now
         if entry is None:
             waiting.reason = f"waiting for news of who owns {text}: the ring is incomplete here"
         elif entry.owner == self._replica.ourself:
             self._refuse(waiting, frozen_text(text), "frozen")
         elif entry.owner in self._replica.avoid:
+            waiting.ask_until = 0.0
             waiting.reason = f"{self._replica.label(entry.owner)} is just being taken over"
         elif entry.owner not in self._reachable:
             waiting.reason = (

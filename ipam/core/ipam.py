@@ -450,9 +450,10 @@ class Ipam:
 
     def next_deadline(self) -> Deadline:
         wanted = bool(self._allocator.waiting)
+        works = self._replica.ring is not None and self._restart.passed
         tells = self._replica.ring is not None and self._leaving_to is None
         return earliest(
-            self._allocator.next_deadline(),
+            self._allocator.next_deadline(works),
             Deadline(_or_never(self._restart.next_at()), "the check after a restart"),
             Deadline(_or_never(self._election.next_at(wanted)), "another ballot"),
             Deadline(_or_never(self._space.next_cooled_at()), "an address has cooled down"),

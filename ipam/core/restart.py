@@ -60,6 +60,8 @@ class RestartCheck:
         self._owners: Sequence[PeerName] = ()
         self._asked: dict[PeerName, None] = {}
         self._answered: dict[PeerName, None] = {}
+        self._waits = False
+        """Whether somebody who can be reached has not answered yet."""
         self.promised_by: dict[PeerName, None] = {}
         """Who says that our ranges may be another's by now."""
 
@@ -102,6 +104,7 @@ class RestartCheck:
         waited_for = [
             peer for peer in self._asked if peer in reachable and peer not in self._answered
         ]
+        self._waits = bool(waited_for)
         over = now >= self._until
         if self._answered and (over or not waited_for):
             self.passed = True
@@ -125,7 +128,7 @@ class RestartCheck:
     def next_at(self) -> float | None:
         if self.passed:
             return None
-        return min(self._until, self._ask_at) if self._asked else self._until
+        return min(self._until, self._ask_at) if self._waits else self._until
 
     def reason(self, now: float) -> str:
         if self.is_copied(now):

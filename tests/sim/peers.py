@@ -33,6 +33,9 @@ MIN_SLEEP_S = 0.001
 
 DATAPATH_START_S = 0.3
 
+MAX_FIRED_PER_S = 400
+"""Far more than heartbeats and gossip need."""
+
 
 class Crash(BaseException):
     """The process is killed at this very effect. Nobody catches it but the host."""
@@ -106,6 +109,10 @@ class Host:
         self._inbox: list[tuple[int, Callable[..., None], tuple[object, ...]]] = []
         self._next_request = 0
         self._wake_at = float("inf")
+        self._wakes = 0
+        self._second = 0
+        self._fired = 0
+        """How often the timer went off within this second."""
         self._datapaths = 0
         self._leaving = False
         self._in_input = False
@@ -321,7 +328,7 @@ class Host:
             if of_run == self.run:
                 action(*arguments)
         if run == self.run:
-            self._fire(run, self._wake_at)
+            self._fire(run, self._wakes)
 
     # --- inputs ------------------------------------------------------------------------------
 
@@ -363,17 +370,28 @@ class Host:
         at = self.node.next_deadline().at - self.clock_offset
         if at < self._wake_at:
             self._wake_at = at
+            self._wakes += 1
             when = max(at, self.world.now + MIN_SLEEP_S)
-            self.world.at(when, self._fire, self.run, at)
+            self.world.at(when, self._fire, self.run, self._wakes)
 
-    def _fire(self, run: int, wake_at: float) -> None:
+    def _fire(self, run: int, wake: int) -> None:
         node = self.node
-        if node is None or run != self.run or wake_at != self._wake_at:
+        if node is None or run != self.run or wake != self._wakes:
             return
         if self.world.now < self.paused_until:
             return
         self._wake_at = float("inf")
+        self._check_busy(node)
         self._guarded(lambda: node.handle_timeout(self.now))
+
+    def _check_busy(self, node: Node) -> None:
+        """A deadline that is over, and that no core does anything about, is a busy loop."""
+        if self._second != int(self.world.now):
+            self._second, self._fired = int(self.world.now), 0
+        self._fired += 1
+        if self._fired > MAX_FIRED_PER_S:
+            reason = node.next_deadline().reason
+            self._checkers.fail(f"{self.label} is busy with nothing: {reason}")
 
     def link_accepted(self, link: LinkId, host: str, port: int) -> None:
         node = self._node()

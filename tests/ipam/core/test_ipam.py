@@ -1,11 +1,13 @@
 """Several whole cores together: requests, donations, claims, partitions, restarts."""
 
 from ipaddress import ip_network
+from math import inf
 
 import pytest
 
 from ipam.core.effects import RunningAddress, Unicast
 from ipam.core.election import Consensus, Observer, Seed
+from ipam.core.ipam import Ipam
 from ipam.core.messages import SpaceRequest, decode_message, encode_message
 from tests.ipam.core.mesh import TestMesh, address, peer_name
 from weavepy.base.errors import UsageError, WeavepyError
@@ -465,3 +467,51 @@ def test_a_seed_that_lost_its_disk_learns_anew_before_it_gives_anything_out() ->
     mesh.run(10)
     assert mesh.given(request) is None
     mesh.check_no_duplicates()
+
+
+def test_a_claim_whose_owner_went_away_after_it_was_asked_does_not_keep_the_router_busy() -> None:
+    mesh = TestMesh(2, universe="10.32.0.0/28")
+    mesh.prime(0)
+    mesh.run(15)
+    taken = [address(f"10.32.0.{number}") for number in range(1, 15)]
+    peer = mesh.peers[mesh.names[0]]
+    theirs = next(at for at in taken if peer.owner_of(at).peer == mesh.names[1])
+    peer.claim(99, "a", theirs, None, mesh.now + 30.0, mesh.now)  # its question gets lost
+    peer.handle_peers_changed([], mesh.now + 0.1)
+    keeps_still(peer, mesh.now)
+
+
+def test_a_search_for_space_that_nobody_waits_for_any_more_does_not_keep_the_router_busy() -> None:
+    mesh = TestMesh(2, universe="10.32.0.0/28")
+    for number in range(7):
+        assert mesh.given(mesh.allocate(0, f"c{number}")) is not None
+    mesh.run(15)
+    peer = mesh.peers[mesh.names[0]]
+    for number in range(8):
+        peer.allocate(90 + number, f"d{number}", None, mesh.now + 60.0, mesh.now)
+    for number in range(8):
+        peer.cancel(90 + number, mesh.now + 0.1)  # before an answer came
+    keeps_still(peer, mesh.now)
+
+
+def test_a_restarted_peer_whose_helper_went_away_does_not_keep_the_router_busy() -> None:
+    mesh = TestMesh(3)
+    mesh.prime(0)
+    mesh.run(5)
+    mesh.crash(mesh.names[0])
+    peer = mesh.start(mesh.names[0])
+    peer.handle_peers_changed([mesh.names[1]], mesh.now)
+    peer.handle_peers_changed([], mesh.now + 0.01)
+    peer.handle_peers_changed([mesh.names[2]], mesh.now + 0.02)
+    keeps_still(peer, mesh.now + 0.02)
+
+
+def keeps_still(peer: Ipam, now: float) -> None:
+    """Each time that it wants to be called again lies ahead, once it was called."""
+    for _ in range(20):
+        at = peer.next_deadline().at
+        if at == inf:
+            return
+        now = max(now, at)
+        peer.handle_timeout(now)
+        assert peer.next_deadline().at > now, peer.next_deadline().reason
