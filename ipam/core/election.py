@@ -9,6 +9,7 @@ two peers that outbid each other soon stop. `Seed` makes the ring without a word
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -63,6 +64,13 @@ class Election:
         self._rng = rng
         self._again_at = 0.0
         self._heard_of: Mapping[PeerName, None] = {}
+        self._looks_until = -math.inf
+
+    def look_around(self, until: float) -> None:
+        """Open no ballot before: a peer may have a ring. Only one that needs nobody else's vote
+        has to be told, as the others hear of a ring with the votes that they ask for."""
+        if self._replica.paxos.quorum == 1:
+            self._looks_until = until
 
     @property
     def votes(self) -> bool:
@@ -73,6 +81,10 @@ class Election:
         if not isinstance(self._init, Consensus) or self._replica.ring is not None:
             return {}
         paxos = self._replica.paxos
+        if now < self._looks_until:
+            self._again_at = self._looks_until
+            return {}
+        self._looks_until = -math.inf
         if paxos.begun and now < self._again_at:
             return {}
         self._put_off(now)
@@ -104,6 +116,8 @@ class Election:
         """Say what a ring is waited for, and what the operator can do."""
         if isinstance(self._init, Consensus):
             quorum = self._replica.paxos.quorum
+            if self._looks_until > -math.inf:
+                return "just started: looking for peers that have a ring already, for a moment"
             present = min(len(reachable) + 1, quorum)
             return (
                 f"waiting for consensus on the first ring: {present} of {quorum} peers needed are"

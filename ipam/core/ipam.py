@@ -59,7 +59,7 @@ from ipam.core.messages import (
 from ipam.core.paxos import Vote
 from ipam.core.ranges import Network, Range, Universe, check_subnet, subtract, why_reserved
 from ipam.core.replica import MAX_ENTRIES_PER_UPDATE, Learnt, Replica
-from ipam.core.restart import COPIED, RestartCheck
+from ipam.core.restart import COPIED, GRACE_S, RestartCheck
 from ipam.core.ring import Entry, Fence, Ring
 from ipam.core.space import Space
 from ipam.core.status import AddressOwner, IpamStatus, owner_rows, picture_of, waiting_rows
@@ -155,6 +155,8 @@ class Ipam:
         self._load(saved, known_owners)
         self._consent.handle_loaded(now)
         self._told_fences: dict[PeerName, Fence] = dict(self._replica.fences)
+        if self._replica.ring is None and expects_peers:
+            self._election.look_around(now + GRACE_S)
         if self._replica.ring is None and isinstance(init, Seed):
             ring_id = seed_ring_id(self.universe, init.names)
             self._replica.ring = Ring.divide(ring_id, self.universe, init.names)

@@ -83,7 +83,7 @@ class Checkers:
         self.most_entries = 0
         self._world = world
         self._in_use: dict[int, tuple[Host, str]] = {}
-        self._freed_at: dict[int, float] = {}
+        self._freed_at: dict[int, tuple[float, str]] = {}
         self._written: dict[Key, tuple[tuple[int, str, int], str]] = {}
         self._watches: dict[str, Watch] = {}
         self._decoded: dict[bytes, Update | None] = {}
@@ -316,7 +316,7 @@ class Checkers:
                 self._check_rested(host, request, answer.address)
             self._freed_at.pop(answer.address, None)
         for address in answer.released:
-            self._freed_at[address] = request.asked_at
+            self._freed_at[address] = (request.asked_at, host.label)
         self._check_time(host, request)
 
     def forget_cooling(self) -> None:
@@ -325,9 +325,9 @@ class Checkers:
 
     def _check_rested(self, host: Host, request: Request, address: int) -> None:
         """What was freed lately is given out again only where there is nothing else."""
-        freed_at = self._freed_at.get(address)
-        if freed_at is None or self._world.now >= freed_at + COOLING_S - 0.01:
-            return
+        freed_at, where = self._freed_at.get(address, (-COOLING_S, ""))
+        if self._world.now >= freed_at + COOLING_S - 0.01 or where != host.label:
+            return  # what another host gave in a hurry is not told apart from what was free
         subnet = request.subnet or host.settings.universe
         rows = host.disk.content.rows
         others = [

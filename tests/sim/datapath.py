@@ -73,6 +73,8 @@ class Datapath:
         self.routes = InstallRoutes(ourself=short_id, unicast={}, broadcast={}, short_ids={})
         self.switch = Switch(MacTable())
         self._world = host.world
+        self.changed_at = self._world.now
+        """When routes were installed last."""
         self._network = host.network
         self._rng = self._world.random(f"datapath {host.number} {pid}")
         self._broadcasts = BroadcastFilter()
@@ -101,6 +103,7 @@ class Datapath:
                 self._name_sessions()
             case InstallRoutes():
                 self.routes = message
+                self.changed_at = self._world.now
                 self.switch.install_routes(message.ourself, message.unicast, message.broadcast)
                 self._name_sessions()
             case ForgetMacs(short_id=short_id):

@@ -242,7 +242,7 @@ def test_seeds_make_the_same_ring_without_a_word() -> None:
 
 
 def test_an_observer_waits_for_a_ring_and_then_asks_for_space() -> None:
-    mesh = TestMesh(2, init=Consensus(1))
+    mesh = TestMesh(2, init=Consensus(1), expects_peers=False)
     mesh.crash(mesh.names[1])
     mesh.start(mesh.names[1], init=Observer())
     mesh.tell_reachable()
@@ -258,7 +258,7 @@ def test_an_observer_waits_for_a_ring_and_then_asks_for_space() -> None:
 
 
 def test_rings_of_two_ids_never_merge_and_both_stay_usable() -> None:
-    mesh = TestMesh(2, init=Consensus(1))
+    mesh = TestMesh(2, init=Consensus(1), expects_peers=False)
     mesh.partition([0], [1])
     mesh.prime(0)
     mesh.prime(1)
@@ -306,7 +306,7 @@ def test_a_cancelled_request_is_answered_and_forgotten() -> None:
 
 
 def test_a_ring_for_another_range_is_refused_at_start_with_the_way_out() -> None:
-    mesh = TestMesh(1, init=Consensus(1))
+    mesh = TestMesh(1, init=Consensus(1), expects_peers=False)
     mesh.prime(0)
     with pytest.raises(WeavepyError, match=r"--ipalloc-range 10\.32\.0\.0/24"):
         mesh.start(mesh.names[0], universe=ip_network("10.99.0.0/24"))
@@ -467,6 +467,30 @@ def test_a_seed_that_lost_its_disk_learns_anew_before_it_gives_anything_out() ->
     mesh.run(10)
     assert mesh.given(request) is None
     mesh.check_no_duplicates()
+
+
+def test_a_first_host_that_lost_its_disk_makes_no_second_ring_while_its_peers_may_come() -> None:
+    mesh = TestMesh(2, init=Consensus(1))
+    mesh.run(6)
+    held = mesh.given(mesh.allocate(0, "a"))
+    mesh.run(3)
+    ring = mesh.peers[mesh.names[1]].ring
+    assert ring is not None
+    mesh.disks[mesh.names[0]].ring = None
+    mesh.disks[mesh.names[0]].rows.clear()
+    mesh.crash(mesh.names[0])
+    peer = mesh.start(mesh.names[0])
+    assert held is not None
+    peer.claim_running([RunningAddress(address(held), "a", 24)], mesh.now)
+    request = mesh.allocate(0, "b")
+    assert request not in mesh.answers
+    assert "looking for peers" in peer.status(mesh.now).waiting[0].reason
+    mesh.tell_reachable()
+    mesh.run(10)
+    again = peer.ring
+    assert again is not None
+    assert again.ring_id == ring.ring_id
+    assert mesh.given(request) not in (None, held)
 
 
 def test_a_claim_whose_owner_went_away_after_it_was_asked_does_not_keep_the_router_busy() -> None:
