@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 from ipam.core.allocator import Allocator
 from ipam.core.effects import Persist
+from ipam.core.held import HeldAddresses
 from ipam.core.ipam import Ipam
 from ipam.core.keeper import RingKeeper
 from ipam.core.paxos import Paxos, Vote
@@ -168,7 +169,11 @@ def restart_is_not_checked() -> Sequence[Any]:
 
 def old_disk_is_believed() -> Sequence[Any]:
     """Its rows are taken for containers of this host, whoever has their addresses by now."""
-    return [patch.object(Ipam, "_settle_doubts", lambda ipam: ipam._allocator.doubtful.clear())]
+
+    def settle(held: HeldAddresses, now: float) -> None:
+        held._allocator.doubtful.clear()
+
+    return [patch.object(HeldAddresses, "settle_doubts", settle)]
 
 
 def running_containers_are_forgotten() -> Sequence[Any]:
