@@ -266,6 +266,14 @@ def test_an_answer_counts_only_from_the_one_that_was_asked_and_to_that_question(
     assert asked(desk.work(1.0))[0] == other
 
 
+def test_who_has_not_answered_in_two_seconds_is_followed_by_the_next() -> None:
+    desk = Desk(3, full=True)
+    desk.allocate(1)
+    first, _ = asked(desk.work(0.0))
+    second, _ = asked(desk.work(2.0))
+    assert sorted([first, second]) == [B, C]
+
+
 def test_who_granted_something_is_asked_again_if_it_was_not_enough() -> None:
     desk = Desk(full=True)
     desk.allocate(1)
@@ -458,6 +466,27 @@ def test_a_claim_asks_anew_when_the_one_that_was_asked_went_and_came_back() -> N
     desk.allocator.restart_searches()
     assert desk.answer(B, number, "in-use") == []
     assert asked(desk.work(1.3)) == (B, number + 1)
+
+
+def test_a_claim_does_not_wait_for_one_that_went_when_its_address_is_anothers() -> None:
+    desk = Desk()
+    assert desk.replica.ring is not None
+    desk.claim(1, 9)
+    _, number = asked(desk.work(0.1))
+    desk.replica.ring.donate(B, FIRST + 9, 1, C, 1)
+    assert desk.work(0.2, {C: None}) == []
+    desk.allocator.restart_searches()
+    assert asked(desk.work(0.3, {C: None})) == (C, number + 1)
+
+
+def test_a_claim_whose_address_moved_is_due_at_once() -> None:
+    desk = Desk()
+    assert desk.replica.ring is not None
+    desk.claim(1, 9)
+    peer, number = asked(desk.work())
+    desk.replica.ring.donate(B, FIRST + 9, 1, C, 1)
+    desk.answer(peer, number, "moved", now=0.5)
+    assert desk.allocator.next_deadline(works=True).at == 0.5
 
 
 def test_a_claim_waits_while_its_owner_is_taken_over() -> None:
