@@ -15,8 +15,10 @@ from ipam.core.election import Consensus, Observer, Seed
 from ipam.core.ipam import Ipam
 from ipam.core.messages import (
     AddressRequest,
+    Answer,
     ConsentRequest,
     Consult,
+    ConsultAnswer,
     Hint,
     SpaceRequest,
     Update,
@@ -642,6 +644,27 @@ def test_fences_on_others_are_passed_on_once_and_saved() -> None:
     assert host.tell(B, fences={C: Fence(1, B)}).told == []
     again = Host(3, saved=Saved(said.persist.ring, ()))
     assert all(not update.fences for update in again.wait(0.0).told), "they were told before"
+
+
+def test_what_a_fence_makes_ours_is_written_down_as_soon_as_the_check_is_over() -> None:
+    host = Host(2, checked=False)
+    host.tell(C, fences={B: Fence(1, A)})
+    assert host.ring.inherited_by(A)
+    said = host.wait(5.0)
+    assert not host.ring.inherited_by(A)
+    assert said.persist is not None
+    assert [event.kind for event in said.persist.history] == ["took-over"]
+    assert host.ring.owners() == {A: 16}
+
+
+def test_what_a_fence_made_ours_while_we_were_away_can_be_given_to_the_first_who_asks() -> None:
+    host = Host(2, checked=False)
+    host.reach(C)
+    fenced = host.codec.encode(Update(ring_id=RING, fences={B: Fence(1, A)}))
+    host.hear(C, ConsultAnswer(1, fenced))
+    said = host.hear(C, SpaceRequest(1, RING, 8, 7, False))
+    (answer,) = [message for _, message in said.sent if isinstance(message, Answer)]
+    assert answer.granted
 
 
 def test_a_ring_that_is_heard_of_is_taken_up_checked_and_saved() -> None:
