@@ -96,15 +96,18 @@ class Baseline:
         """Return the tests that run through the mutant's lines, those of its module and the quick
         ones first.
 
-        For what matters at import those are the lines in which its name is mentioned.
+        For what matters at import those are the lines in which its name is mentioned, and all
+        tests of the module.
         """
+        own = f"/test_{mutant.path.stem}"
         places = [(mutant.path, line) for line in range(mutant.first_line, mutant.last_line + 1)]
         if not mutant.function:
             places = self.mentions.get(mutant.target, [])
         names = {name for path, line in places for name in self.lines[path].get(line, ())}
+        if not mutant.function:
+            names |= {name for name in self.took if own in name}
         chosen: list[str] = []
         left = BUDGET_S
-        own = f"/test_{mutant.path.stem}"
 
         def order(name: str) -> tuple[bool, float, str]:
             return own not in name, self.took[name], name

@@ -27,7 +27,7 @@ from ipam.core.space import Space
 from tests.ipam.core.mesh import Disk, peer_name
 from weavepy.base.names import PeerName
 
-A, B, C, D = (peer_name(number) for number in (1, 2, 3, 4))
+A, B, C, D, E = (peer_name(number) for number in (1, 2, 3, 4, 5))
 RING = b"12345678"
 
 
@@ -41,7 +41,7 @@ def replica_without_ring(universe: str = "10.32.0.0/24", quorum: int = 1) -> Rep
 def replica_of(owners: int, universe: str = "10.32.0.0/24") -> Replica:
     """With a ring in equal shares, of which `A` has the first."""
     replica = replica_without_ring(universe)
-    names = [A, B, C, D][:owners]
+    names = [A, B, C, D, E][:owners]
     replica.ring = Ring.divide(RING, replica.universe, names)
     return replica
 

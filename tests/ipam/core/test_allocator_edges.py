@@ -168,6 +168,8 @@ def test_an_address_is_the_owners_only_with_the_length_of_the_subnet() -> None:
     assert desk.work() == [AnswerRequest(1, FIRST + 1, None, prefix_length=28)]
     desk.allocate(2)
     assert desk.allocator.answer_held() == [AnswerRequest(2, FIRST + 1, None, prefix_length=28)]
+    desk.allocate(3)
+    assert desk.work() == [AnswerRequest(3, FIRST + 1, None, prefix_length=28)]
 
 
 def test_an_address_in_doubt_is_answered_to_nobody() -> None:
@@ -418,6 +420,7 @@ def test_an_owner_that_is_busy_is_asked_again_after_a_second() -> None:
     desk.claim(1, 9)
     peer, number = asked(desk.work(5.0))
     assert desk.answer(peer, number, "busy", now=5.5) == []
+    assert desk.answer(peer, number, "in-use", now=5.6) == [], "it has been answered"
     assert desk.allocator.next_deadline(works=True).at == 6.5
     assert desk.work(6.4) == []
     assert asked(desk.work(6.5)) == (B, number + 1)
@@ -498,6 +501,9 @@ def test_a_claim_waits_while_its_owner_is_taken_over() -> None:
     assert desk.allocator.next_deadline(works=True).at == 30.0
     desk.replica.avoid = []
     assert asked(desk.work())[0] == B
+    desk.replica.avoid = [B]
+    assert desk.work() == []
+    assert desk.allocator.next_deadline(works=True).at == 30.0, "no answer counts any more"
 
 
 def test_a_claim_waits_for_news_where_the_ring_is_incomplete() -> None:
@@ -517,6 +523,7 @@ def test_a_contested_address_of_ours_is_frozen() -> None:
     (answer,) = desk.work()
     assert isinstance(answer, AnswerRequest)
     assert answer.kind == "frozen"
+    assert str(answer.error).startswith("10.32.0.3 is frozen")
 
 
 def test_an_owner_keeps_what_it_has_in_the_range_of_another_unless_we_ask_for_ourselves() -> None:

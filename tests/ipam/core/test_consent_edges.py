@@ -22,9 +22,9 @@ from ipam.core.consent import (
 from ipam.core.effects import AnswerRequest
 from ipam.core.messages import ConsentAnswer, ConsentRequest
 from ipam.core.promise import Promise
-from ipam.core.ring import Entry, Fence
+from ipam.core.ring import Entry, Fence, Ring
 from tests.ipam.core.mesh import peer_name
-from tests.ipam.core.parts import A, B, C, D, replica_of, replica_without_ring
+from tests.ipam.core.parts import RING, A, B, C, D, E, replica_of, replica_without_ring
 from weavepy.base.names import PeerName
 
 
@@ -114,6 +114,7 @@ def test_a_take_over_from_the_first_question_to_the_end() -> None:
     assert (second[B].taker, second[B].epoch, second[B].round) == (_raw(A), 1, 1)
     assert second[B].id == first[B].id + 1
     assert peer.consent.next_at() == 2.5
+    assert peer.work(0.55) is None, "what was promised is not accepted yet"
     peer.consent.changed = False
     peer.answer(B, second[B])
     answer = peer.work(0.6)
@@ -222,6 +223,138 @@ def test_a_ballot_that_comes_to_nothing_is_followed_by_a_higher_one() -> None:
     peer.answer(C, old[C])
     assert peer.work(2.1) is None
     assert not peer.requests(), "answers to the ballot before do not count"
+
+
+def test_a_new_ballot_counts_nothing_of_the_one_before() -> None:
+    peer = Peer(5, B, C, E)
+    peer.ask()
+    peer.work(0.0)
+    first = peer.requests()
+    peer.answer(B, first[B])
+    peer.answer(C, first[C], "busy", now=1.9)
+    peer.work(2.0)
+    second = peer.requests()
+    peer.answer(E, second[E])
+    assert peer.work(3.5) is None
+    assert not peer.requests(), "two of five have promised this one"
+    peer.work(4.0)
+    third = peer.requests()
+    peer.answer(E, third[E])
+    peer.answer(B, third[B])
+    assert peer.work(4.1) is None
+    assert not peer.requests(), "host3 has not answered this one"
+    assert peer.consent.next_at() == 5.0
+
+
+def test_a_value_that_nobody_accepts_in_time_is_followed_by_a_new_ballot() -> None:
+    peer = Peer()
+    peer.ask()
+    numbers = []
+    for round in (1, 2):
+        now = 2.0 * round
+        peer.work(now)
+        first = peer.requests()
+        assert (first[B].taker, first[B].round) == (b"", round)
+        for voter in (B, C):
+            peer.answer(voter, first[voter])
+        peer.work(now)
+        second = peer.requests()
+        assert second[B].taker == _raw(A)
+        numbers += [first[B].id, second[B].id]
+    assert len(set(numbers)) == 4
+
+
+def test_a_ballot_whose_majority_is_gone_waits_for_the_next() -> None:
+    peer = Peer()
+    ring = peer.replica.ring
+    assert ring is not None
+    peer.ask()
+    peer.work(0.0)
+    peer.answer(B, peer.requests()[B])
+    peer.work(0.1)
+    assert peer.consent.next_at() == 1.0
+    ring.donate(B, ring.ranges_of(B)[0].start, 1, E, 1)
+    peer.work(1.0)
+    assert not peer.requests(), "two of five"
+    peer.work(2.0)
+    assert peer.requests()
+    assert peer.consent.next_at() == 4.0
+
+
+def test_while_the_others_have_their_second_no_new_ballot_is_opened() -> None:
+    stranger = peer_name(77)
+    peer = Peer(4, B, C, stranger)
+    peer.ask()
+    peer.work(0.0)
+    first = peer.requests()
+    peer.answer(stranger, first[stranger], "busy", now=0.0)
+    assert 0.2 <= peer.consent.next_at() < 0.7
+    peer.answer(B, first[B])
+    peer.work(0.15)
+    assert peer.consent.next_at() == 1.0
+    peer.work(0.95)
+    assert not peer.requests()
+
+
+def test_the_first_of_several_that_is_due_counts() -> None:
+    peer = Peer(4, B)
+    peer.consent.ask(1, C, False, 10.0, 0.0)
+    peer.consent.work(0.0)
+    peer.consent.ask(2, D, False, 11.0, 1.0)
+    peer.consent.work(1.0)
+    assert peer.consent.next_at() == 2.0
+
+
+def test_whoever_owns_everything_has_no_majority_without_it() -> None:
+    peer = Peer(4)
+    assert peer.replica.ring is not None
+    peer.replica.ring.join([Entry(peer.replica.universe.first, 256, D, 9, 1, epoch=1)])
+    peer.ask()
+    kind, error = refusal(peer.work(0.0))
+    assert kind == "no-majority"
+    assert error.startswith("0 of 1 peers needed")
+
+
+def test_of_many_who_were_not_heard_eight_are_named() -> None:
+    peer = Peer(4, B, C, *(peer_name(number) for number in range(20, 40)))
+    ring = peer.replica.ring
+    assert ring is not None
+    for number in range(20, 40):
+        start = ring.ranges_of(B)[0].start
+        ring.donate(B, start, 1, peer_name(number), 1)
+    peer.ask()
+    peer.work(0.0)
+    for _ in range(2):
+        requests = peer.requests()
+        for number in range(20, 32):
+            peer.answer(peer_name(number), requests[peer_name(number)])
+        answer = peer.work(1.0)
+    assert answer is not None
+    names = answer.text.split("; ")[1].split(" could not")[0]
+    assert len(names.split(", ")) == 8
+
+
+def test_all_hosts_count_the_same_electorate_alike() -> None:
+    assert _electorate_hash([A, B]).hex() == "461921b0d3e6f8ea"
+
+
+def test_an_entry_across_the_end_is_told_if_either_side_is_in_question() -> None:
+    peer = Peer()
+    first = peer.replica.universe.first
+    peer.replica.ring = Ring(RING, peer.replica.universe)
+    peer.replica.ring.join([Entry(first + 200, 100, B, 1, 1), Entry(first + 44, 156, D, 1, 1)])
+    peer.reach()
+    answer = peer.consent.handle_request(B, request_of(peer), [Entry(first + 10, 4, D, 1, 1)], 0.0)
+    assert len(peer.replica.codec.decode(answer.update).entries) == 2
+
+
+def test_an_entry_that_begins_before_what_is_in_question_and_reaches_into_it_is_told() -> None:
+    peer = Peer()
+    first = peer.replica.universe.first
+    told = [Entry(first + 20, 4, D, 1, 1), Entry(first + 120, 4, D, 1, 1)]
+    answer = peer.consent.handle_request(B, request_of(peer), told, 0.0)
+    tokens = [entry.token - first for entry in peer.replica.codec.decode(answer.update).entries]
+    assert tokens == [0, 64, 192]
 
 
 def test_the_next_ballot_is_higher_than_any_that_a_voter_has_promised() -> None:

@@ -32,6 +32,10 @@ def test_of_those_with_the_most_any_is_asked() -> None:
     donors = {A: 5, B: 5, C: 2}
     asked = {search().choose(donors, ALL, Random(seed), 0.0) for seed in range(20)}
     assert asked == {A, B}
+    for seed in range(9):
+        order = {B: 5, C: 2, A: 5}
+        one = search().choose(donors, ALL, Random(seed), 0.0)
+        assert one == search().choose(order, ALL, Random(seed), 0.0)
 
 
 def test_an_answer_is_awaited_for_two_seconds() -> None:
@@ -70,7 +74,7 @@ def test_without_anybody_to_ask_a_search_ends() -> None:
 
 def test_a_search_rests_for_two_seconds_if_somebody_could_not_be_asked() -> None:
     one = search()
-    donors = {A: 1, C: 2}
+    donors = {C: 2, A: 1}
     reachable: dict = {}  # type: ignore[type-arg]
     for _ in range(2):
         assert choose(one, 5.0, donors, reachable) is None

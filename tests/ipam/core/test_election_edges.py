@@ -10,6 +10,7 @@ from ipam.core.paxos import NO_BALLOT, Ballot, Vote
 from ipam.core.ranges import Universe
 from ipam.core.replica import Replica
 from ipam.core.ring import Ring
+from tests.ipam.core.mesh import peer_name
 from tests.ipam.core.parts import A, B, C, replica_without_ring
 
 NOBODY: dict = {}  # type: ignore[type-arg]
@@ -67,12 +68,13 @@ def test_another_ballot_is_opened_when_the_first_has_not_moved_for_a_while() -> 
 
 
 def test_two_peers_wait_for_different_times() -> None:
-    waits = set()
+    waits: set[float | None] = set()
     for seed in range(9):
         one = Election(replica_without_ring(quorum=2), Consensus(3), Random(seed))
         one.handle_wanted(WITH_B, 10.0)
         waits.add(one.next_at(wanted=True))
     assert len(waits) == 9
+    assert all(at is not None and 12.0 < at < 14.0 for at in waits)
 
 
 def test_a_ballot_that_moves_puts_off_the_next() -> None:
@@ -91,9 +93,10 @@ def test_who_was_heard_of_gets_a_share() -> None:
     one, replica = election()
     replica.paxos.join({C: Vote(Ballot(1, A), NO_BALLOT, None)})
     replica.paxos.join({A: Vote(Ballot(1, A), NO_BALLOT, None)})
-    (vote,) = one.think(WITH_B, 1.0).values()
+    many = tuple(peer_name(number) for number in range(10, 20))
+    (vote,) = one.think(dict.fromkeys([*reversed(many), B]), 1.0).values()
     assert vote.proposal is not None
-    assert vote.proposal.peers == (A, B, C)
+    assert vote.proposal.peers == (A, B, C, *many)
     assert len(vote.proposal.ring_id) == 8
 
 

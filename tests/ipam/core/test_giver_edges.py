@@ -92,6 +92,7 @@ def test_a_bounded_number_of_requests_is_remembered() -> None:
     space.set_ranges(replica.ring.ranges_of(A), [])  # type: ignore[union-attr]
     assert giver.give_address(B, AddressRequest(0, RING, 0)).kind == "moved", "forgotten"
     assert giver.give_address(B, AddressRequest(1, RING, 4)).kind == "", "remembered"
+    assert MAX_REMEMBERED == 256
 
 
 def test_an_address_that_is_in_use_here_is_not_given() -> None:

@@ -264,6 +264,7 @@ def test_a_bounded_number_of_take_overs_is_under_way() -> None:
         assert host.do(host.ipam.take_over(number, C, False, 99.0, 5.0)).answers == []
     (answer,) = host.do(host.ipam.take_over(99, C, False, 99.0, 5.0)).answers
     assert answer.kind == "too-many"
+    assert MAX_TAKE_OVERS == 64
 
 
 def test_a_take_over_by_force_is_saved_told_and_noted() -> None:

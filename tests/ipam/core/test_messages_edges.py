@@ -111,6 +111,38 @@ def test_the_longest_ids_and_nicknames_are_taken() -> None:
     assert 0 < len(names[A]) < 1000
 
 
+def test_the_form_of_an_update_on_the_wire_is_this() -> None:
+    update = Update(
+        ring_id=b"ring",
+        votes={A: Vote(Ballot(1, A), Ballot(1, A), Proposal(b"r", (A,)))},
+        fences={A: Fence(3, B)},
+        slices={2: b"s"},
+    )
+    peers = [[bytes.fromhex(peer.replace(":", "")), ""] for peer in (A, B)]
+    vote = [0, [1, 0], [1, 0], b"r", [0]]
+    universe = [4, FIRST.to_bytes(16, "big"), 8]
+    assert msgspec.msgpack.decode(CODEC.encode(update)) == [
+        universe,
+        b"ring",
+        peers,
+        [],
+        [],
+        [vote],
+        {2: b"s"},
+        False,
+        [[0, 3, 1]],
+    ]
+
+
+def test_those_who_get_shares_are_in_the_order_of_their_names() -> None:
+    names = [bytes([2, 0, 0, 0, 0, 20 - number]) for number in range(15)]
+    vote = [0, [1, 0], [1, 0], b"ring", list(range(15))]
+    wire = [GOOD[0], b"ring", [[name, ""] for name in names], [], [], [vote], {}, False, []]
+    (found,) = CODEC.decode(msgspec.msgpack.encode(wire)).votes.values()
+    assert found.proposal is not None
+    assert found.proposal.peers == tuple(sorted(name.hex(":") for name in names))
+
+
 def test_a_vote_that_has_accepted_nothing_says_so() -> None:
     assert decoded(VOTES_AT, [[1, [3, 0], None, b"", []]]).votes == {
         B: Vote(Ballot(3, A), NO_BALLOT, None)

@@ -5,6 +5,7 @@ import pytest
 from ipam.core import paxos as paxos_module
 from ipam.core.paxos import NO_BALLOT, Ballot, Paxos, Proposal, Vote
 from tests.ipam.core.parts import A, B, C, D
+from weavepy.base.names import PeerName
 
 MINE = Proposal(b"mine", (A,))
 OTHER = Proposal(b"other", (B,))
@@ -131,6 +132,11 @@ def test_alone_one_decides_alone() -> None:
     one.open_ballot()
     one.think(lambda: MINE)
     assert one.decided() == MINE
+
+
+def test_no_ballot_is_lower_than_any() -> None:
+    assert Ballot(0, PeerName("")) == NO_BALLOT
+    assert Ballot(1, A) > NO_BALLOT
 
 
 def test_all_follow_who_opened_the_ballot() -> None:
