@@ -288,6 +288,14 @@ def test_a_hand_over_is_repeated_every_second_until_its_heir_has_confirmed_it() 
     assert host.wait(1.0).sent == []
 
 
+def test_what_a_fence_made_ours_is_handed_over_even_before_the_check_is_over() -> None:
+    host = Host(2, checked=False)
+    host.tell(C, fences={B: Fence(1, A)})
+    said = host.do(host.ipam.hand_over(C, host.now))
+    assert host.ring.owners() == {C: 16}
+    assert sorted((entry.owner, entry.epoch) for entry in said.told[0].entries) == [(C, 0), (C, 1)]
+
+
 def test_who_owns_nothing_has_handed_over_at_once() -> None:
     for host in (Host(0), Host(1)):
         if host.ipam.ring is not None:
