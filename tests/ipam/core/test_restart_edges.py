@@ -153,9 +153,25 @@ def test_a_new_check_forgets_what_the_last_one_heard() -> None:
     check.ask(reach(B), 100.0)
     check.handle_promised(C, 100.0)
     check.handle_heard(B)
-    check.begin([B], True, 200.0)
+    check.begin([C], True, 200.0)
     assert not check.promised_by
-    assert list(check.ask(reach(B), 200.0)) == [B]
+    assert list(check.ask(reach(B, C), 200.0)) == [C]
+    assert not check.passed
+
+
+def test_a_new_check_asks_at_once_even_if_somebody_was_just_asked() -> None:
+    check = begun(B)
+    check.ask(reach(B), 100.0)
+    check.handle_heard(B)
+    check.ask(reach(B), 100.1)
+    assert check.passed
+    check.handle_copied([B], 100.1)
+    assert list(check.ask(reach(B), 100.1)) == [B]
+
+
+def test_beside_a_copy_even_who_knows_no_other_owner_waits() -> None:
+    check = RestartCheck(Random(1))
+    check.handle_copied([], 100.0)
     assert not check.passed
 
 
@@ -209,3 +225,22 @@ def test_the_reason_says_how_many_have_not_answered(answered: tuple, reason: str
     for peer in answered:
         check.handle_heard(peer)
     assert reason in check.reason(100.0)
+
+
+def test_beside_a_copy_who_is_alone_looks_around_every_five_seconds_and_ends_in_time() -> None:
+    check = RestartCheck(Random(1))
+    check.handle_copied([B], 100.0)
+    for now in range(105, 700, 5):
+        check.ask(NOBODY, float(now))
+        assert not check.passed
+        assert check.next_at() == now + 5.0
+    check.ask(NOBODY, 700.0)
+    assert check.passed
+
+
+def test_beside_a_copy_who_answers_nothing_is_followed_by_others() -> None:
+    check = RestartCheck(Random(1))
+    check.handle_copied([B, C], 100.0)
+    check.ask(reach(B), 100.0)
+    check.ask(reach(B), 105.0)
+    assert list(check.ask(reach(C), 105.0)) == [C]
