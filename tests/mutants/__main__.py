@@ -131,6 +131,9 @@ def run(baseline: Baseline, options: argparse.Namespace) -> bool:
         unknown = {n for n in reasons if n.startswith(f"{path.stem} ")} - {m.name for m in found}
         for name in sorted(unknown):
             print(f"equivalent.txt names a mutant that is not there: {name}", file=sys.stderr)
+        if options.only:
+            names = options.only.read_text().splitlines()
+            found = [mutant for mutant in found if mutant.name in names]
         if options.sample and options.sample < len(found):
             found = Random(options.seed).sample(found, options.sample)
         todo.extend(found)
@@ -261,6 +264,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="script/mutants", description=__doc__)
     parser.add_argument("modules", nargs="*", help="names in ipam/core; all if none is given")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", type=Path, help="the mutants that this file names, one per line")
+    parser.add_argument("--tests", nargs="+", default=[""], help="files in tests/ipam/core")
     parser.add_argument("--sample", type=int, help="so many mutants per module, drawn at random")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--verbose", action="store_true", help="show the killed ones as well")
@@ -275,7 +280,8 @@ def main() -> int:
     hypothesis.settings.load_profile("mutants")
     baseline = Baseline(options)
     left_out = [f"--deselect={TESTS}/{name}" for name in LEFT_OUT]
-    status = pytest.main([*PYTEST, *left_out, TESTS], plugins=[baseline])
+    tests = [f"{TESTS}/{name}" for name in options.tests]
+    status = pytest.main([*PYTEST, *left_out, *tests], plugins=[baseline])
     return int(status) or int(not baseline.ok)
 
 
