@@ -6,8 +6,8 @@ would take it back: the merged entry would win over the taker's. And who takes a
 over writes down what a majority knew; where the dead one has merged with what it got a moment
 before, and nobody of them had heard of, the rest would be nobody's. Both need an owner of ranges
 who has not heard what we have, or we not what it has. So we merge only what has been ours,
-unchanged, while all owners could be reached for a while, in which neighbours compared their rings
-many times. An owner that is down for long puts merging off, until it is back or taken over.
+unchanged, while all owners could be reached for so long that neighbours have compared their rings
+about three times. An owner that is down for long puts merging off, until it is back or taken over.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ipam.core.replica import Replica
 from ipam.core.ring import Entry
 from weavepy.base.names import PeerName
 
-COMPACT_AFTER_S = 10.0
-"""How long ranges must have been ours, and all owners reachable. Neighbours compare their rings
-every few seconds; and what is given back and forth need not be merged in between."""
+COMPACT_AFTER_S = 30.0
+"""How long ranges must have been ours, and all owners reachable. News is told at once; what got
+lost is found when neighbours compare their rings, every ten seconds (`router.mesh.gossip`)."""
 
 
 class Compactor:

@@ -403,7 +403,7 @@ SABOTAGES = (
     Sabotage("dead peers never collected", dead_peers_never_collected, "leave"),
     Sabotage("sessions never opened again", session_never_opened_again, size="large"),
     Sabotage("answers wait for a disk that refuses", answers_wait_for_the_disk),
-    Sabotage("merging does not raise the level", merging_does_not_raise_the_level),
+    Sabotage("merging does not raise the level", merging_does_not_raise_the_level, size="large"),
     Sabotage(
         "merging across epochs",
         merging_across_epochs,
@@ -414,7 +414,11 @@ SABOTAGES = (
         merging_what_is_contested,
         found_by=test_merging.test_what_is_contested_or_disputed_is_not_merged,
     ),
-    Sabotage("a cut forgets the level", cut_forgets_the_level),
+    Sabotage(
+        "a cut forgets the level",
+        cut_forgets_the_level,
+        found_by=test_merging.test_what_is_cut_from_a_merged_entry_wins_over_what_was_there_before_it,
+    ),
     Sabotage(
         "merged entries absorb later epochs",
         absorbing_later_epochs,
