@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from ipam.core.consent import _electorate_hash, _raw
-from ipam.core.effects import HistoryEvent
+from ipam.core.effects import HistoryEvent, LogLine
 from ipam.core.election import Consensus
 from ipam.core.messages import (
     AddressRequest,
@@ -227,6 +227,7 @@ def test_who_speaks_as_if_there_were_no_ring_is_told_it_once_in_two_seconds() ->
     assert isinstance(message, Repair)
     assert sorted_by_token(host, message.update) == host.ring.entries()
     host.now += 1.9
+    host.reach(B, C)
     assert host.gossip(B, votes).sent == []
     host.now += 0.1
     assert len(host.gossip(B, votes).sent) == 1
@@ -285,6 +286,7 @@ def test_a_hand_over_is_repeated_every_second_until_its_heir_has_confirmed_it() 
     assert host.wait(1.0).sent == [(B, message)]
     host.hear(B, HandOverDone(message.id))
     assert host.ipam.handed_over
+    assert host.ipam.next_deadline().reason != "the hand-over is not confirmed"
     assert host.wait(1.0).sent == []
 
 
@@ -335,7 +337,7 @@ def test_who_is_restarting_or_without_a_disk_or_not_understood_gets_no_consent()
     broken.do(broken.ipam.handle_disk("full", broken.now))
     for host, update in ((restarting, None), (broken, None), (deaf, b"?")):
         answer = consent_in(host.hear(B, ask_of(host, [A, B, C], update)))
-        assert (answer.id, answer.granted, answer.kind) == (1, False, "busy")
+        assert answer == ConsentAnswer(1, False, "busy", answer.error, 0, None, b"")
 
 
 def test_who_knows_other_owners_is_asked_what_it_knows() -> None:
@@ -386,6 +388,11 @@ def test_of_what_makes_no_sense_each_doubling_is_logged() -> None:
         if host.do(effects).logs:
             logged.append(number)
     assert logged == [1, 2, 4, 8, 16]
+    for _ in range(15):
+        host.ipam.handle_gossip(B, b"?", host.now)
+    (line,) = host.ipam.handle_gossip(B, b"?", host.now)
+    assert isinstance(line, LogLine)
+    assert line.fields == (("peer", B), ("count", "32"))
 
 
 def test_who_lives_with_another_range_or_ring_is_warned_of_once_and_until_it_is_gone() -> None:

@@ -9,13 +9,14 @@ from random import Random
 
 import pytest
 
-from ipam.core.consent import MAX_TAKE_OVERS
+from ipam.core.consent import MAX_TAKE_OVERS, _electorate_hash, _raw
 from ipam.core.effects import AnswerRequest, PersistedAddress, RunningAddress, Saved
 from ipam.core.election import Consensus, Observer, Seed
 from ipam.core.ipam import Ipam
 from ipam.core.messages import (
     AddressRequest,
     Answer,
+    ConsentAnswer,
     ConsentRequest,
     Consult,
     ConsultAnswer,
@@ -27,8 +28,11 @@ from ipam.core.outbox import Outbox
 from ipam.core.paxos import NO_BALLOT, Ballot, Vote
 from ipam.core.ring import Entry, Fence
 from ipam.core.status import AddressOwner
-from tests.ipam.core.parts import RING, A, B, C, D, Host, replica_of
+from tests.ipam.core.mesh import peer_name
+from tests.ipam.core.parts import RING, A, B, C, D, E, Host, Said, replica_of
 from weavepy.base.errors import UsageError, WeavepyError
+
+F = peer_name(6)
 
 
 def running(host: Host, offset: int, owner: str = "web") -> RunningAddress:
@@ -87,6 +91,33 @@ def test_a_host_of_its_own_looks_for_a_ring_for_five_seconds_before_it_makes_one
     assert host.ring.owners() == {A: 16}
     quick = Host(0, init=Consensus(1), checked=False, expects_peers=False)
     assert quick.allocate(1).answers[0].address == quick.first + 1
+
+
+def test_unless_told_otherwise_a_peer_expects_others() -> None:
+    ipam = Ipam(
+        ourself=A,
+        nickname="host1",
+        universe=ip_network("10.32.0.0/28"),
+        default_subnet=None,
+        init=Observer(),
+        saved=Saved(replica_of(1, "10.32.0.0/28").snapshot(), ()),
+        rng=Random(1),
+        now=0.0,
+    )
+    effects = ipam.allocate(1, "web", None, 9.0, 0.0)
+    assert not any(isinstance(effect, AnswerRequest) for effect in effects)
+
+
+def test_each_start_is_saved() -> None:
+    said = Host(2, checked=False).wait(0.0)
+    assert said.persist is not None
+    assert said.persist.ring is not None
+
+
+def test_a_ring_with_gaps_is_no_contradiction() -> None:
+    host = Host(0)
+    host.tell(B, Entry(host.first, 4, A, 1, 1))
+    assert host.ring.gaps() == 12
 
 
 def test_rows_of_the_last_run_are_taken_up_and_those_of_nobody_cool_down_anew() -> None:
@@ -224,8 +255,9 @@ def test_peers_are_found_by_name_or_nickname_if_the_ring_knows_them() -> None:
     assert host.ipam.find_peers(D) == [D]
     assert host.ipam.find_peers("host1") == [A]
     assert host.ipam.find_peers("host9") == []
-    host.tell(B, *host.ring.entries(), nicknames={C: "host2"})
-    assert host.ipam.find_peers("host2") == [B, C]
+    for peer in (E, C, F):
+        host.tell(B, *host.ring.entries(), fences={peer: Fence(1, A)}, nicknames={peer: "host2"})
+    assert host.ipam.find_peers("host2") == [B, C, E, F]
     assert Host(0).ipam.find_peers("host1") == [A]
 
 
@@ -280,7 +312,7 @@ def test_a_take_over_by_force_is_saved_told_and_noted() -> None:
     assert (entry.owner, entry.epoch, entry.generation) == (A, 1, 2)
     assert any("took over 1 ranges of host3" in line for line in said.logs)
     assert host.ipam.status(host.now).free == 11
-    assert host.wait(1.0).told != said.told, "once"
+    assert host.reach(B).told == [], "once"
     # What was the dead peer's comes last, from above.
     given = [host.allocate(number, f"c{number}").answers[0].address for number in range(2, 11)]
     assert [address - host.first for address in given if address] == [
@@ -364,7 +396,7 @@ def test_hints_are_told_but_not_by_who_leaves() -> None:
     host = Host(2, checked=False)
     said = host.wait(0.0)
     assert [update.hints for update in said.told] == [{A: Hint(1, 8)}]
-    host.tell(B, hints={B: Hint(3, 7)})
+    assert host.tell(B, hints={B: Hint(3, 7)}).told == []
     assert deadline(host)[1] in ("a hint to tell", "news to save")
     said = host.wait(1.0)
     assert [update.hints for update in said.told] == [{B: Hint(3, 7)}]
@@ -395,6 +427,28 @@ def test_ourself_is_not_among_the_peers_that_can_be_reached() -> None:
     assert alone.ipam.status(alone.now).state == "waiting"
     alone.reach(B)
     assert alone.ipam.status(alone.now).state == "idle"
+
+
+def test_peers_are_asked_in_the_order_of_their_names() -> None:
+    host = Host(5)
+    host.reach(E, C, B)
+    said = host.do(host.ipam.take_over(1, D, False, 99.0, host.now))
+    assert [peer for peer, _ in said.sent] == [B, C, E]
+
+
+def test_the_living_are_not_taken_over() -> None:
+    host = Host(3)
+    host.reach(B, sessions=[C])
+    for peer in (B, C):
+        (answer,) = host.do(host.ipam.take_over(1, peer, False, 99.0, host.now)).answers
+        assert answer.kind == "alive"
+
+
+def test_beside_a_copy_owners_of_ranges_are_asked() -> None:
+    host = Host(2)
+    host.reach(B, C, D)
+    said = host.do(host.ipam.handle_identity_copied("twice", host.now))
+    assert [peer for peer, _ in said.sent] == [B]
 
 
 def test_a_copy_of_ourself_keeps_us_from_giving_anything_out() -> None:
@@ -484,7 +538,9 @@ def test_what_runs_in_anothers_range_is_claimed_from_it_every_minute_and_listed(
     assert message.offset == 9
     (warning,) = host.warnings()
     assert warning.startswith("web runs with 10.32.0.9, which belongs to host2")
-    host.wait(30.0)
+    host.wait(29.9)
+    assert len(host.ipam.status(host.now).waiting) == 1
+    host.wait(0.1)
     assert host.ipam.status(host.now).waiting == ()
     assert deadline(host) == (65.0, "addresses held elsewhere")
     assert host.wait(29.9).sent == []
@@ -505,7 +561,11 @@ def test_before_the_check_is_over_nothing_is_claimed() -> None:
     host.reach(B)
     said = host.do(host.ipam.claim_running([running(host, 9)], host.now))
     assert all(not isinstance(message, AddressRequest) for _, message in said.sent)
-    assert deadline(host)[1] != "addresses held elsewhere"
+    host.wait(0.0)
+    assert deadline(host)[0] > 0.0
+    without_ring = Host(0)
+    without_ring.do(without_ring.ipam.claim_running([running(without_ring, 9)], 5.0))
+    assert deadline(without_ring)[0] == math.inf
 
 
 def test_a_held_address_that_is_released_is_not_claimed_any_more() -> None:
@@ -530,7 +590,8 @@ def test_reconciling_takes_up_what_runs_and_forgets_what_does_not() -> None:
     assert host.offsets() == {4: "web"}
     assert len(host.warnings()) == 1
     host.do(host.ipam.reconcile([running(host, 9, "other"), running(host, 4)], ["web"], host.now))
-    assert len(host.warnings()) == 1, "web is just being attached"
+    (warning,) = host.warnings()
+    assert warning.startswith("web runs with 10.32.0.9"), "web is just being attached"
     host.do(host.ipam.reconcile([running(host, 4)], (), host.now))
     assert host.warnings() == ()
     host.do(host.ipam.reconcile([running(host, 5, "new"), running(host, 99)], ["new"], host.now))
@@ -555,6 +616,8 @@ def test_what_reconciling_finds_in_anothers_range_is_claimed_at_once() -> None:
     host.now += 5.0
     said = host.do(host.ipam.reconcile([running(host, 9)], (), host.now))
     assert [peer for peer, _ in said.sent] == [B]
+    said = host.do(host.ipam.reconcile([running(host, 9), running(host, 10)], (), host.now))
+    assert [m.offset for _, m in said.sent if isinstance(m, AddressRequest)] == [9, 10]
 
 
 def test_what_is_displaced_by_another_owner_is_claimed_from_it_and_listed() -> None:
@@ -565,6 +628,9 @@ def test_what_is_displaced_by_another_owner_is_claimed_from_it_and_listed() -> N
     said = host.tell(C, replace(mine, version=9, owner=B))
     (ask,) = [m for _, m in said.sent if isinstance(m, AddressRequest)]
     assert ask.offset == 3
+    given = Entry(host.first + 15, 1, A, 1, 1)
+    said = host.tell(C, given)
+    assert not [m for _, m in said.sent if isinstance(m, AddressRequest)], "it was just asked for"
     (_, warning) = host.warnings()
     assert "web runs with 10.32.0.3, which belongs to host2" in warning
     assert host.offsets() == {3: "web"}
@@ -589,6 +655,9 @@ def test_addresses_in_doubt_go_to_their_owner_only_if_they_are_still_ours() -> N
     assert host.offsets() == {3: "c3"}
     (warning,) = host.warnings()
     assert "c9 runs with 10.32.0.9" in warning, "its owner is asked, as nothing else tells"
+    host.do(host.ipam.reconcile([], (), host.now))
+    assert len(host.warnings()) == 1, "it needs no interface"
+    assert [answer.address for answer in host.allocate(2, "c3").answers] == [host.first + 3]
     known = Host(2, saved=saved, checked=False)
     known.do(known.ipam.claim_running([RunningAddress(known.first + 9, "c9", 28)], 0.0))
     known.wait(5.0)
@@ -643,8 +712,17 @@ def test_fences_on_others_are_passed_on_once_and_saved() -> None:
     assert said.persist.ring is not None
     assert said.persist.history == ()
     assert host.tell(B, fences={C: Fence(1, B)}).told == []
-    again = Host(3, saved=Saved(said.persist.ring, ()))
-    assert all(not update.fences for update in again.wait(0.0).told), "they were told before"
+    again = Host(3, saved=Saved(said.persist.ring, ()), checked=False)
+    assert all(update.hints for update in again.wait(5.0).told), "they were told before"
+    assert host.ipam._consent.avoided(host.now) == []
+
+
+def test_a_fence_that_is_heard_of_ends_what_was_promised() -> None:
+    host = Host(3)
+    promise_away(host)
+    assert host.ipam._consent.avoided(host.now) == [C]
+    host.tell(B, fences={C: Fence(1, B)})
+    assert host.ipam._consent.avoided(host.now) == []
 
 
 def test_what_a_fence_makes_ours_is_written_down_as_soon_as_the_check_is_over() -> None:
@@ -656,6 +734,48 @@ def test_what_a_fence_makes_ours_is_written_down_as_soon_as_the_check_is_over() 
     assert said.persist is not None
     assert [event.kind for event in said.persist.history] == ["took-over"]
     assert host.ring.owners() == {A: 16}
+    told = [entry for update in said.told for entry in update.entries]
+    assert [(entry.owner, entry.epoch) for entry in told] == [(A, 1)]
+
+
+def test_that_another_takes_over_is_told_by_who_brought_it_to_its_end() -> None:
+    host = Host(3)
+    host.reach(B)
+    ((_, first),) = host.do(host.ipam.take_over(1, C, False, 99.0, 5.0)).sent
+    assert isinstance(first, ConsentRequest)
+    accepted = (1, _raw(B), _raw(B), 1)
+    ((_, second),) = host.hear(B, ConsentAnswer(first.id, True, "", "", 1, accepted, b"")).sent
+    assert isinstance(second, ConsentRequest)
+    said = host.hear(B, ConsentAnswer(second.id, True, "", "", 1, accepted, b""))
+    assert [answer.text for answer in said.answers] == [
+        "host3 is taken over: its addresses went to host2"
+    ]
+    assert said.persist is not None
+    assert said.persist.ring is not None
+    assert [update.fences for update in said.told] == [{C: Fence(1, B)}]
+    assert host.ipam._consent.avoided(host.now) == []
+    assert host.reach(B).persist is None, "it is on disk"
+
+
+def promise_away(host: Host) -> Said:
+    """Let it consent that the ranges of the last of three go to `B`."""
+    electorate = _electorate_hash([A, B, C])
+    update = host.codec.encode(Update(ring_id=RING))
+    return host.hear(B, ConsentRequest(1, RING, _raw(C), 0, 1, electorate, b"", 0, update))
+
+
+def test_a_promise_of_the_last_run_still_keeps_us_from_asking_for_what_was_promised_away() -> None:
+    host = Host(3)
+    said = promise_away(host)
+    assert said.persist is not None
+    assert host.claim(1, 12).sent == []
+    assert host.reach(B).persist is None, "the promise is on disk"
+    again = Host(3, saved=Saved(said.persist.ring, ()))
+    again.reach(B, C)
+    assert again.claim(1, 12).sent == []
+    assert again.reason() == "host3 is just being taken over"
+    later = again.wait(60.0).sent
+    assert [peer for peer, message in later if isinstance(message, AddressRequest)] == [C]
 
 
 def test_what_a_fence_made_ours_while_we_were_away_can_be_given_to_the_first_who_asks() -> None:
@@ -690,6 +810,7 @@ def test_a_ring_that_was_agreed_on_is_saved_and_told() -> None:
         "1 peers agreed on it",
     )
     assert [len(update.entries) for update in said.told][-1] == 1
+    assert "the first ring was agreed on by 1 peers" in said.logs
     assert said.answers[0].address == host.first + 1
 
 
@@ -698,6 +819,64 @@ def test_an_observer_does_not_take_up_what_was_decided_by_votes() -> None:
     vote = Vote(Ballot(1, B), NO_BALLOT, None)
     assert host.gossip(B, Update(votes={B: vote})).told != []
     assert host.ipam.ring is None
+
+
+def test_of_several_writes_one_that_touches_ours_is_enough() -> None:
+    host = Host(3)
+    free = host.ipam.status(host.now).free
+    (b,) = host.ring.owned_by(B)
+    host.tell(C, replace(b, version=2), Entry(host.first + 2, 2, C, 1, 1))
+    assert host.ipam.status(host.now).free == free - 2
+
+
+def test_the_latest_of_several_lost_writes_tells_whether_a_later_run_wrote_them() -> None:
+    host = Host(2)
+    (mine,) = host.ring.owned_by(A)
+    parts = [replace(mine, version=2, size=4), Entry(host.first + 4, 4, A, 1, 1)]
+    host.tell(B, *parts)
+    lost = [replace(one, version=9, owner=B) for one in parts]
+    host.tell(B, lost[0], replace(lost[1], generation=7))
+    assert "2 ranges" in host.warnings()[0]
+    assert "a later run of this peer" in host.warnings()[0]
+
+
+def test_warnings_say_what_stands_in_the_way() -> None:
+    host = Host(2, checked=False)
+    host.reach(B)
+    assert host.warnings() == ()
+    host.hear(B, ConsultAnswer(1, b"", _raw(C)))
+    (warning,) = host.warnings()
+    assert "this host was declared dead" in warning
+    host.hear(B, ConsultAnswer(1, b"", b""))
+    assert host.warnings() == ()
+    host.do(host.ipam.handle_disk("it is full", host.now))
+    assert host.warnings() == ("addresses cannot be given out: it is full",)
+    empty = Host(0)
+    empty.do(empty.ipam.claim_running([running(empty, 9)], empty.now))
+    (warning,) = empty.warnings()
+    assert "which belongs to nobody we know" in warning
+
+
+def test_a_promise_that_was_heard_of_is_no_warning_when_the_check_is_over() -> None:
+    host = Host(2, checked=False)
+    host.reach(B)
+    host.hear(B, ConsultAnswer(1, b"", _raw(C)))
+    host.wait(5.0)
+    host.wait(5.0)
+    assert host.warnings() == ()
+
+
+def test_who_lives_with_another_ring_is_told_apart_from_who_lives_with_another_range() -> None:
+    host = Host(2)
+    host.reach(B, C)
+    host.gossip(B, Update(ring_id=b"another!"))
+    data = replica_of(1, "10.99.0.0/28").codec.encode(Update())
+    host.do(host.ipam.handle_gossip(C, data, host.now))
+    of_ring, of_range = host.warnings()
+    assert f"another address ring {b'another!'.hex()} (ours: {RING.hex()})" in of_ring
+    assert "another address range 10.99.0.0/28 (ours: 10.32.0.0/28)" in of_range
+    assert "with --ipalloc-range 10.32.0.0/28" in of_range
+    assert "--ipalloc-range" not in of_ring
 
 
 def test_a_contradiction_that_touches_ours_is_frozen_at_once_and_one_elsewhere_is_not() -> None:

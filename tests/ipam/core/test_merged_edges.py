@@ -57,6 +57,10 @@ def test_a_merged_entry_absorbs_what_begins_in_it_below_its_level(
     assert entry(12, 7, 1, epoch=1).absorbs(other, UNIVERSE) is absorbed
 
 
+def test_all_peers_know_an_entry_by_the_same_key() -> None:
+    assert entry(258, 1).key.hex() == "00000000000000000000000000000102"
+
+
 # --- holes -----------------------------------------------------------------------------------
 
 
@@ -204,6 +208,12 @@ def test_what_is_contested_or_not_stamped_is_not_merged() -> None:
     assert shapes(ring.mergeable(A)) == [[0, 4]]
     ring = ring_of(entry(0, 8), entry(8, 8, owner=B))
     ring.join_fences({B: Fence(1, A)})
+    assert ring.mergeable(A) == []
+    ring = ring_of(entry(0, 4, owner=B), entry(4, 4), entry(8, 8))
+    ring.join_fences({B: Fence(1, A)})
+    assert shapes(ring.mergeable(A)) == [[4, 8]]
+    ring = ring_of(entry(0, 8), entry(8, 8))
+    ring.join_fences({A: Fence(1, B), B: Fence(2, A)})
     assert ring.mergeable(A) == []
 
 

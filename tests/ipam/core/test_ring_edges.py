@@ -8,6 +8,7 @@ import pytest
 from ipam.core import ring as ring_module
 from ipam.core.ranges import Range, Universe
 from ipam.core.ring import Entry, Fence, Ring
+from tests.ipam.core.mesh import peer_name
 from tests.ipam.core.parts import A, B, C, D
 from weavepy.base.digest import BUCKETS, bucket_of
 
@@ -76,6 +77,15 @@ def test_a_digest_covers_all_of_an_entry() -> None:
     assert ring_of(replace(first, token=1)).digest() != ring_of(first).digest()
 
 
+def test_a_digest_says_what_is_known_and_not_how_it_came_to_be_known() -> None:
+    news = entry(0, 4, B, version=2)
+    ring = ring_of(entry(0, 8), entry(8, 8))
+    ring.join([news])
+    assert ring.digest() == ring_of(entry(8, 8), news).digest()
+    ring.donate(A, 8, 2, B, 1)
+    assert ring.digest() == ring_of(*ring.entries()).digest()
+
+
 # --- the first ring --------------------------------------------------------------------------
 
 
@@ -88,6 +98,13 @@ def test_the_first_ring_has_equal_shares_in_the_order_of_names() -> None:
     ]
     assert ring.ring_id == b"ring"
     assert len(ring) == 3
+
+
+def test_shares_are_in_the_order_of_names_however_they_were_given() -> None:
+    names = [peer_name(number) for number in range(16)]
+    for given in (names, names[::-1]):
+        ring = Ring.divide(b"ring", UNIVERSE, given)
+        assert [one.owner for one in ring.entries()] == names
 
 
 # --- looking things up -----------------------------------------------------------------------
@@ -294,11 +311,12 @@ def test_of_two_fences_on_one_peer_the_later_counts() -> None:
     assert ring.join_fences({D: Fence(1, C)}) == {}
     assert ring.join_fences({D: Fence(2, A)}) == {}
     assert ring.owners() == {A: 16}
+    assert ring.join_fences({D: Fence(1, C), B: Fence(1, C)}) == {B: Fence(1, C)}
     assert ring.join_fences({D: Fence(2, B), C: Fence(1, B)}) == {
         D: Fence(2, B),
         C: Fence(1, B),
     }
-    assert ring.fences() == {D: Fence(2, B), C: Fence(1, B)}
+    assert ring.fences() == {D: Fence(2, B), C: Fence(1, B), B: Fence(1, C)}
     assert ring.owners() == {B: 16}
 
 
@@ -375,6 +393,17 @@ def test_an_entry_under_several_of_higher_epochs_owns_nothing() -> None:
     ring.join([entry(6, 3, A, version=2, epoch=2)])
     assert [one.token for one in ring.live()] == [0, 4, 6, 10]
     assert getattr(ring.covering(9), "owner", None) is None
+
+
+def test_an_entry_of_a_higher_epoch_shadows_even_where_no_fence_is_known() -> None:
+    ring = ring_of(entry(4, 6, B), entry(0, 16, A, epoch=1))
+    assert [one.token for one in ring.live()] == [0]
+    ring.check_tiles()
+
+
+def test_an_entry_across_the_end_shadows_what_lies_behind_the_beginning() -> None:
+    ring = ring_of(entry(0, 2, B), entry(4, 4, B), entry(8, 10, A, epoch=1))
+    assert [one.token for one in ring.live()] == [4, 8]
 
 
 def test_a_donation_is_seen_at_once_where_there_are_fences() -> None:
