@@ -3,12 +3,16 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 
 from tests.sim.plan import RARE_KINDS, SIZES, Plan, draw_plan
 from tests.sim.run import Result, run_plan
 from tests.sim.shrink import shrink
+
+SEEDS_AT_A_TIME = 20
+"""How many each job is given at once. One of them is large, and the others wait for it."""
 
 
 def main() -> int:
@@ -16,6 +20,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="run just this one")
     parser.add_argument("--seeds", type=int, default=0, help="run so many")
     parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no more after so long")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--peers", type=int, help="instead of what the seed says")
     parser.add_argument("--events", type=int, help="how much work (attach, detach ...) there is")
@@ -71,13 +76,15 @@ def _many(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _results(seeds: Iterable[int], arguments: argparse.Namespace) -> Iterator[Result]:
-    plans = (_plan(seed, arguments) for seed in seeds)
-    if arguments.jobs <= 1:
-        yield from map(run_plan, plans)
-        return
-    with ProcessPoolExecutor(arguments.jobs) as pool:
-        yield from pool.map(run_plan, plans, chunksize=4)
+def _results(seeds: Sequence[int], arguments: argparse.Namespace) -> Iterator[Result]:
+    give_up_at = time.monotonic() + arguments.seconds
+    at_a_time = SEEDS_AT_A_TIME * arguments.jobs
+    with ProcessPoolExecutor(arguments.jobs) if arguments.jobs > 1 else nullcontext() as pool:
+        for first in range(0, len(seeds), at_a_time):
+            plans = [_plan(seed, arguments) for seed in seeds[first : first + at_a_time]]
+            yield from map(run_plan, plans) if pool is None else pool.map(run_plan, plans)
+            if time.monotonic() > give_up_at:
+                return
 
 
 def _plan(seed: int, arguments: argparse.Namespace) -> Plan:
