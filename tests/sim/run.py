@@ -12,6 +12,7 @@ from ipaddress import IPv4Network
 from ipam.core.election import Consensus, InitMode, Observer, Seed
 from router.mesh.gossip import ROUND_JITTER_S, ROUND_S
 from tests.sim.checkers import Checkers
+from tests.sim.datapath import PROBE_S
 from tests.sim.network import Network
 from tests.sim.peers import Host, Settings
 from tests.sim.plan import CALM_BEFORE_S, RARE_KINDS, Plan, Step
@@ -193,10 +194,16 @@ class Run:
         return self._why_views_differ() or self._why_routes_loop()
 
     def _why_not_settled(self) -> str:
-        """Frames may get lost while routes change, so wait until they do not."""
+        """Frames may get lost while routes change, or are about to as a session is found dead."""
         for host in self.live:
-            if host.datapath is not None and self.world.now < host.datapath.changed_at + SETTLED_S:
+            datapath = host.datapath
+            if datapath is None:
+                continue
+            if self.world.now < datapath.changed_at + SETTLED_S:
                 return f"the routes of {host.label} changed just now"
+            for session in datapath.sessions.values():
+                if session.up and self.world.now > session.proved_at + 2 * PROBE_S:
+                    return f"the session of {host.label} with {session.peer} is not proved"
         return self._why_not_connected()
 
     def _why_views_differ(self) -> str:
