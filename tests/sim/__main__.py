@@ -12,7 +12,7 @@ from tests.sim.run import Result, run_plan
 from tests.sim.shrink import shrink
 
 SEEDS_AT_A_TIME = 20
-"""How many each job is given at once. One of them is large, and the others wait for it."""
+"""How many each job is given at once."""
 
 
 def main() -> int:

@@ -154,13 +154,13 @@ def draw_plan(
 ) -> Plan:
     """What is given replaces what the seed says: `rare` is one of `RARE_KINDS`, `size` of `SIZES`.
 
-    By itself, every twentieth seed is a large world.
+    By itself, every fiftieth seed is a large world.
     """
     replay = f"python -m tests.sim --seed {seed}"
     for option, value in (("peers", peers), ("events", work), ("rare", rare), ("size", size)):
         replay += f" --{option} {value}" if value else ""
     rng = Random(f"{seed} plan")
-    bounds = SIZES[size or ("small" if seed % 20 else "large")]
+    bounds = SIZES[size or ("small" if seed % 50 else "large")]
     count = peers or rng.choice(bounds.peers)
     initial = max(2, count - rng.choice((0, 0, 1, 2)))
     faults_s = rng.uniform(*bounds.faults_s)
