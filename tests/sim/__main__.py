@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 
+from tests.sim.long import LongRun
 from tests.sim.plan import RARE_KINDS, SIZES, Plan, draw_plan
 from tests.sim.run import Result, run_plan
 from tests.sim.shrink import shrink
@@ -26,9 +27,12 @@ def main() -> int:
     parser.add_argument("--events", type=int, help="how much work (attach, detach ...) there is")
     parser.add_argument("--rare", default="", choices=["", *RARE_KINDS], help="end each with this")
     parser.add_argument("--size", default="", choices=["", *SIZES], help="of the worlds")
+    parser.add_argument("--hours", type=float, default=0.0, help="three peers live for so long")
     parser.add_argument("--trace", action="store_true", help="print all that happens")
     parser.add_argument("--no-shrink", action="store_true")
     arguments = parser.parse_args()
+    if arguments.hours and not arguments.trace:
+        return _long(arguments)
     if arguments.seed is not None:
         return _one(arguments)
     return _many(arguments)
@@ -43,6 +47,19 @@ def _one(arguments: argparse.Namespace) -> int:
         print(f"shrunk from {len(plan.steps)} to {len(smaller.plan.steps)} steps, which give")
         print(f"  {smaller.failure}")
         print(describe(smaller))
+    return 1 if result.failure else 0
+
+
+def _long(arguments: argparse.Namespace) -> int:
+    started = time.process_time()
+    seed = arguments.first_seed if arguments.seed is None else arguments.seed
+    long = LongRun(_plan(seed, arguments), lambda text: print(text, flush=True))
+    result = long.run()
+    print(_line(result))
+    print(
+        f"{arguments.hours:g} simulated hours took {time.process_time() - started:.0f} s;"
+        f" what a router holds has grown to {long.growth():.3f} times"
+    )
     return 1 if result.failure else 0
 
 
@@ -88,7 +105,9 @@ def _results(seeds: Sequence[int], arguments: argparse.Namespace) -> Iterator[Re
 
 
 def _plan(seed: int, arguments: argparse.Namespace) -> Plan:
-    return draw_plan(seed, arguments.peers, arguments.events, arguments.rare, arguments.size)
+    return draw_plan(
+        seed, arguments.peers, arguments.events, arguments.rare, arguments.size, arguments.hours
+    )
 
 
 def _line(result: Result) -> str:
