@@ -14,7 +14,9 @@ from unittest.mock import patch
 
 from ipam.core.allocator import Allocator
 from ipam.core.effects import Persist
+from ipam.core.held import HeldAddresses
 from ipam.core.ipam import Ipam
+from ipam.core.keeper import RingKeeper
 from ipam.core.paxos import Paxos, Vote
 from ipam.core.replica import Replica
 from ipam.core.restart import RestartCheck
@@ -99,12 +101,12 @@ def merge_prefers_the_older() -> Sequence[Any]:
 
 
 def donor_keeps_allocating() -> Sequence[Any]:
-    def refresh(ipam: Ipam) -> None:
-        ring = ipam.ring
-        if ring is not None and ipam._space.free_count == 0:
-            ipam._space.set_ranges(ring.ranges_of(ipam.ourself), ring.contested())
+    def refresh(keeper: RingKeeper, now: float) -> None:
+        replica, space = keeper._replica, keeper._space
+        if replica.ring is not None and space.free_count == 0:
+            space.set_ranges(replica.ring.ranges_of(replica.ourself), replica.ring.contested())
 
-    return [patch.object(Ipam, "_refresh_space", refresh)]
+    return [patch.object(RingKeeper, "refresh_space", refresh)]
 
 
 def version_not_raised() -> Sequence[Any]:
@@ -167,7 +169,11 @@ def restart_is_not_checked() -> Sequence[Any]:
 
 def old_disk_is_believed() -> Sequence[Any]:
     """Its rows are taken for containers of this host, whoever has their addresses by now."""
-    return [patch.object(Ipam, "_settle_doubts", lambda ipam: ipam._allocator.doubtful.clear())]
+
+    def settle(held: HeldAddresses, now: float) -> None:
+        held._allocator.doubtful.clear()
+
+    return [patch.object(HeldAddresses, "settle_doubts", settle)]
 
 
 def running_containers_are_forgotten() -> Sequence[Any]:
@@ -191,8 +197,8 @@ def hand_over_not_awaited() -> Sequence[Any]:
 
     def at_once(ipam: Ipam, peer: Any, now: float) -> Any:
         effects = hand_over(ipam, peer, now)
-        ipam._handed_over = True
-        ipam._hand_over_again_at = float("inf")
+        ipam._departure.done = True
+        ipam._departure.again_at = float("inf")
         return [effect for effect in effects if isinstance(effect, Persist)]
 
     return [patch.object(Ipam, "hand_over", at_once)]
