@@ -38,8 +38,14 @@ COOLING_S = 60.0
 ANSWER_MARGIN_S = 1.5
 MAX_HELD_EFFECTS = 5000
 
-Key = tuple[bytes, int, int]
-"""Ring id, token, version."""
+Age = tuple[int, int]
+"""Epoch, version."""
+
+Key = tuple[bytes, int, Age]
+"""Ring id, token, age."""
+
+
+NOTHING: Age = (0, 0)
 
 
 @dataclass
@@ -80,12 +86,16 @@ class Checkers:
         self.excused: dict[str, float] = {}
         """Hosts whose own view may be old, and until when."""
         self.answers: dict[str, int] = {}
+        self.told_of_take_over: list[Host] = []
+        """Where an operator was told that a dead host has been taken over."""
         self.most_entries = 0
         self._world = world
         self._in_use: dict[int, tuple[Host, str]] = {}
         self._freed_at: dict[int, tuple[float, str]] = {}
         self._written: dict[Key, tuple[tuple[int, str, int], str]] = {}
         self._watches: dict[str, Watch] = {}
+        self._fences: dict[tuple[bytes, str, int], str] = {}
+        """Ring id, peer and epoch, to who has taken it over."""
         self._decoded: dict[bytes, Update | None] = {}
         self._disk_rings: dict[bytes, Update] = {}
         self._codec: UpdateCodec | None = None
@@ -134,12 +144,12 @@ class Checkers:
             return
         stored = self.disk_ring(host)
         saved = (
-            {(stored.ring_id, entry.token): entry.version for entry in stored.entries}
+            {(stored.ring_id, entry.token): _age(entry) for entry in stored.entries}
             if stored is not None
             else {}
         )
         for key in watch.unsaved:
-            if saved.get(key[:2], 0) < key[2]:
+            if saved.get(key[:2], NOTHING) < key[2]:
                 self._written.pop(key, None)
         watch.unsaved.clear()
 
@@ -176,8 +186,8 @@ class Checkers:
         stored = self.disk_ring(host)
         if stored is None:
             return
-        versions = {(stored.ring_id, entry.token): entry.version for entry in stored.entries}
-        for key in [key for key in watch.unsaved if versions.get(key[:2], 0) >= key[2]]:
+        ages = {(stored.ring_id, entry.token): _age(entry) for entry in stored.entries}
+        for key in [key for key in watch.unsaved if ages.get(key[:2], NOTHING) >= key[2]]:
             del watch.unsaved[key]
 
     # --- writes ------------------------------------------------------------------------------
@@ -197,11 +207,11 @@ class Checkers:
             old = before.get(entry.token)
             if old == entry:
                 continue
-            if old is not None and old.version > entry.version:
+            if old is not None and _age(old) > _age(entry):
                 self.fail(f"{host.label}: version went back from {old} to {entry}")
             if entry.disputed:
                 self.fail(f"{host.label}: {entry} is disputed")
-            key = (ring_id, entry.token, entry.version)
+            key = (ring_id, entry.token, _age(entry))
             content = (entry.size, str(entry.owner), entry.generation)
             known = self._written.get(key)
             if known is None:
@@ -229,21 +239,34 @@ class Checkers:
             return
         old = before.get(entry.token)
         if old is None:
-            old = next(
-                (
-                    one
-                    for one in before.values()
-                    if (entry.token - one.token) % self._size < one.size
-                ),
-                None,
-            )
+            covering = [one for one in before.values() if self._covers(one, entry.token)]
+            old = max(covering, key=_age, default=None)
             expected = 1
         else:
             expected = old.version + 1
-        if old is None or old.owner != host.name:
+        if old is None or self._heir(host, old) != host.name:
             self.fail(f"{host.label} ({host.name}) wrote {entry} over {old}, which is not its own")
         if entry.version != expected:
             self.fail(f"{host.label} wrote {entry}, expected version {expected}")
+
+    def _covers(self, entry: Entry, address: int) -> bool:
+        return (address - entry.token) % self._size < entry.size
+
+    def _heir(self, host: Host, entry: Entry) -> str:
+        """Who has an entry after the take-overs that a host knows of. All must name one heir."""
+        assert host.ipam is not None
+        assert host.ipam.ring is not None
+        fences = host.ipam.ring.fences()
+        owner, epoch = entry.owner, entry.epoch
+        while owner in fences and fences[owner].epoch > epoch:
+            peer, fence = owner, fences[owner]
+            known = self._fences.setdefault(
+                (host.ipam.ring.ring_id, peer, fence.epoch), fence.taker
+            )
+            if known != fence.taker:
+                self.fail(f"{peer} was taken over by {known}, but {host.label} says {fence.taker}")
+            owner, epoch = fence.taker, fence.epoch
+        return owner
 
     # --- disks -------------------------------------------------------------------------------
 
@@ -280,15 +303,15 @@ class Checkers:
         stored = self.disk_ring(host)
         if update.entries:
             saved = (
-                {entry.token: entry.version for entry in stored.entries}
+                {entry.token: _age(entry) for entry in stored.entries}
                 if stored is not None and stored.ring_id == update.ring_id
                 else {}
             )
             for entry in update.entries:
-                written = self._written.get((update.ring_id, entry.token, entry.version))
+                written = self._written.get((update.ring_id, entry.token, _age(entry)))
                 if written is None or written[1] != host.label or entry.generation == 0:
                     continue
-                if saved.get(entry.token, 0) < entry.version:
+                if saved.get(entry.token, NOTHING) < _age(entry):
                     self.fail(f"{host.label} told {entry}, which is not on its disk")
         vote = update.votes.get(host.name)
         if vote is not None:
@@ -308,6 +331,8 @@ class Checkers:
         outcome = answer.kind or "ok"
         name = f"{request.kind} {outcome}"
         self.answers[name] = self.answers.get(name, 0) + 1
+        if name == "rmpeer ok":
+            self.told_of_take_over.append(host)
         if answer.address is not None:
             row = host.disk.content.rows.get(answer.address)
             if row is None or row.owner != request.owner or row.freed_at is not None:
@@ -376,13 +401,8 @@ class Checkers:
             if host.ipam is None or host.ipam.ring is None:
                 continue
             ring = host.ipam.ring
-            first, size = ring.universe.first, ring.universe.size
-            for entry in ring.entries():
-                if entry.owner == host.name:
-                    end = entry.token + entry.size
-                    claims.append((entry.token, min(end, first + size), ring.ring_id, host.label))
-                    if end > first + size:
-                        claims.append((first, end - size, ring.ring_id, host.label))
+            for piece in ring.ranges_of(host.name):
+                claims.append((piece.start, piece.end, ring.ring_id, host.label))
         claims.sort()
         for left, right in pairwise(claims):
             if right[0] < left[1] and left[2] == right[2]:
@@ -398,15 +418,25 @@ class Checkers:
             joined = newest.setdefault(ring_id, {})
             for entry in entries:
                 known = joined.get(entry.token)
-                if known is None or known.version < entry.version:
+                if known is None or _age(known) < _age(entry):
                     joined[entry.token] = entry
         for ring_id, joined in newest.items():
-            tokens = sorted(joined)
+            tokens = sorted(token for token in joined if not self._is_hidden(joined, token))
             for at, token in enumerate(tokens):
                 following = tokens[(at + 1) % len(tokens)]
                 reach = (following - token) % self._size or self._size
                 if joined[token].size != reach:
                     self.fail(f"ring {ring_id.hex()}: {joined[token]} does not reach {following}")
+
+    def _is_hidden(self, entries: dict[int, Entry], token: int) -> bool:
+        """What a peer wrote that was declared dead, and nobody heard, lies under what was written
+        since."""
+        entry = entries[token]
+        later = [one for one in entries.values() if one.epoch > entry.epoch]
+        return bool(later) and all(
+            any(self._covers(one, address) for one in later)
+            for address in range(token, token + entry.size)
+        )
 
     def _everything_known(self) -> Iterable[tuple[bytes, Iterable[Entry]]]:
         seen: dict[int, None] = {}
@@ -418,6 +448,10 @@ class Checkers:
             watch = self._watches.get(host.label)
             if host.ipam is not None and host.ipam.ring is not None and watch is not None:
                 yield host.ipam.ring.ring_id, watch.entries
+
+
+def _age(entry: Entry) -> Age:
+    return entry.epoch, entry.version
 
 
 def _updates_in(payload: bytes) -> list[bytes]:

@@ -34,8 +34,13 @@ RARE_KINDS = {
     "forget-sessions": 1,
     "quiet-kill": 3,
     "clone": 3,
+    "rmpeer": 0,
 }
-"""At most one of these per plan, at its end and while all else is at rest."""
+"""At most one of these per plan, at its end and while all else is at rest. How often the last one
+is drawn is in `TAKE_OVER_CHANCE`."""
+
+TAKE_OVER_CHANCE = 0.06
+TAKE_OVER_S = 22.0
 
 WORK_KINDS = {"attach": 24, "attach-again": 3, "detach": 12, "claim": 5, "prime": 1, "frame": 6}
 
@@ -201,11 +206,13 @@ def draw_plan(
     ]
     if rng.random() < 0.4:
         steps += _all_at_once(count, rng.uniform(*bounds.rush_at))
+    if not (rare or size or hours) and Random(f"{seed} rare").random() < TAKE_OVER_CHANCE:
+        rare = "rmpeer"
     if rng.random() < bounds.rare_chance or rare:
         at = faults_s + CALM_BEFORE_S
         kind = rare or _weighted(rng, RARE_KINDS)
         steps.append(Step(at, kind, rng.randrange(count), rng.randrange(count)))
-        faults_s = at + CALM_AFTER_S + 5.0
+        faults_s = at + CALM_AFTER_S + (TAKE_OVER_S if kind == "rmpeer" else 5.0)
         steps += [
             Step(rng.uniform(at + 0.1, faults_s), "attach", rng.randrange(count), 0, 20.0, number)
             for number in range(1000, 1000 + rng.randrange(4, 16))

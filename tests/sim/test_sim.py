@@ -25,7 +25,7 @@ def kept_seeds() -> list[Plan]:
     lines = (HERE / "seeds.txt").read_text().splitlines()
     fields = [line.split()[:3] for line in lines if line and not line.startswith("#")]
     return [
-        draw_plan(int(seed), rare="" if rare == "-" else rare, size=size)
+        draw_plan(int(seed), rare=rare.strip("-"), size=size.strip("-"))
         for seed, rare, size in fields
     ]
 
