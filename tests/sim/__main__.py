@@ -58,7 +58,7 @@ def _long(arguments: argparse.Namespace) -> int:
     print(_line(result))
     print(
         f"{arguments.hours:g} simulated hours took {time.process_time() - started:.0f} s;"
-        f" what a router holds has grown to {long.growth():.3f} times"
+        f" what a router holds has grown by {long.growth_bytes():.0f} bytes"
     )
     return 1 if result.failure else 0
 
