@@ -39,7 +39,8 @@ ANSWER_MARGIN_S = 1.5
 MAX_HELD_EFFECTS = 5000
 
 Age = tuple[int, int]
-"""Level, version."""
+Age = tuple[int, int, int]
+"""Epoch, level, version."""
 
 Key = tuple[bytes, int, Age]
 """Ring id, token, age."""
@@ -83,6 +84,8 @@ class Checkers:
         self.excused: dict[str, float] = {}
         """Hosts whose own view may be old, and until when."""
         self.answers: dict[str, int] = {}
+        self.told_of_take_over: list[Host] = []
+        """Where an operator was told that a dead host has been taken over."""
         self.most_entries = 0
         self.merges = 0
         """How many times a host has made one entry of several."""
@@ -91,6 +94,8 @@ class Checkers:
         self._freed_at: dict[int, tuple[float, str]] = {}
         self._written: dict[Key, tuple[tuple[int, str, int], str]] = {}
         self._watches: dict[str, Watch] = {}
+        self._fences: dict[tuple[bytes, str, int], str] = {}
+        """Ring id, peer and epoch, to who has taken it over."""
         self._decoded: dict[bytes, Update | None] = {}
         self._disk_rings: dict[bytes, Update] = {}
         self._codec: UpdateCodec | None = None
@@ -160,10 +165,11 @@ class Checkers:
         entry = entries.get(token)
         if entry is not None and _age(entry) >= age:
             return True
-        return any(self._covers(one, token) and one.level > age[0] for one in entries.values())
-
-    def _covers(self, entry: Entry, address: int) -> bool:
-        return (address - entry.token) % self._size < entry.size
+        return any(
+            one.epoch >= age[0] and one.level > age[1]
+            for one in entries.values()
+            if self._covers(one, token)
+        )
 
     def watch_channel(self, host: Host, ipam: Ipam) -> WatchedChannel:
         return WatchedChannel(host, ipam, self)
@@ -247,10 +253,12 @@ class Checkers:
                 self.fail(f"{host.label} begins a ring with {entry}")
             return
         old = before.get(entry.token)
-        covering = old or next(
-            (one for one in before.values() if self._covers(one, entry.token)), None
+        covering = old or max(
+            (one for one in before.values() if self._covers(one, entry.token)),
+            key=_age,
+            default=None,
         )
-        if covering is None or covering.owner != host.name:
+        if covering is None or self._heir(host, covering) != host.name:
             self.fail(f"{host.label} ({host.name}) wrote {entry} over {covering}, not its own")
             return
         expected = 1 if old is None else old.version + 1
@@ -262,13 +270,36 @@ class Checkers:
 
     def _check_merge(self, host: Host, before: dict[int, Entry], entry: Entry) -> int:
         """Of what it was made of all must be the host's; returns the level it should have."""
-        parts = [one for one in before.values() if self._covers(entry, one.token)]
+        parts = [
+            one
+            for one in before.values()
+            if self._covers(entry, one.token) and not self._is_hidden(before, one.token)
+        ]
         if any(one.owner != host.name for one in parts) or entry.owner != host.name:
             self.fail(f"{host.label} made {entry} of {parts}, which are not all its own")
         if sum(one.size for one in parts) != entry.size:
             self.fail(f"{host.label} made {entry} of {parts}, which is not all of it")
         self.merges += 1
         return 1 + max(one.level for one in parts)
+
+    def _covers(self, entry: Entry, address: int) -> bool:
+        return (address - entry.token) % self._size < entry.size
+
+    def _heir(self, host: Host, entry: Entry) -> str:
+        """Who has an entry after the take-overs that a host knows of. All must name one heir."""
+        assert host.ipam is not None
+        assert host.ipam.ring is not None
+        fences = host.ipam.ring.fences()
+        owner, epoch = entry.owner, entry.epoch
+        while owner in fences and fences[owner].epoch > epoch:
+            peer, fence = owner, fences[owner]
+            known = self._fences.setdefault(
+                (host.ipam.ring.ring_id, peer, fence.epoch), fence.taker
+            )
+            if known != fence.taker:
+                self.fail(f"{peer} was taken over by {known}, but {host.label} says {fence.taker}")
+            owner, epoch = fence.taker, fence.epoch
+        return owner
 
     # --- disks -------------------------------------------------------------------------------
 
@@ -330,6 +361,8 @@ class Checkers:
         outcome = answer.kind or "ok"
         name = f"{request.kind} {outcome}"
         self.answers[name] = self.answers.get(name, 0) + 1
+        if name == "rmpeer ok":
+            self.told_of_take_over.append(host)
         if answer.address is not None:
             row = host.disk.content.rows.get(answer.address)
             if row is None or row.owner != request.owner or row.freed_at is not None:
@@ -398,13 +431,8 @@ class Checkers:
             if host.ipam is None or host.ipam.ring is None:
                 continue
             ring = host.ipam.ring
-            first, size = ring.universe.first, ring.universe.size
-            for entry in ring.entries():
-                if entry.owner == host.name:
-                    end = entry.token + entry.size
-                    claims.append((entry.token, min(end, first + size), ring.ring_id, host.label))
-                    if end > first + size:
-                        claims.append((first, end - size, ring.ring_id, host.label))
+            for piece in ring.ranges_of(host.name):
+                claims.append((piece.start, piece.end, ring.ring_id, host.label))
         claims.sort()
         for left, right in pairwise(claims):
             if right[0] < left[1] and left[2] == right[2]:
@@ -423,17 +451,34 @@ class Checkers:
                 if known is None or _age(known) < _age(entry):
                     joined[entry.token] = entry
         for ring_id, joined in newest.items():
-            merged = [entry for entry in joined.values() if entry.level]
             tokens = sorted(
                 token
-                for token, entry in joined.items()
-                if not any(m.level > entry.level and self._covers(m, token) for m in merged)
+                for token in joined
+                if not self._is_hidden(joined, token) and not self._is_merged(joined, token)
             )
             for at, token in enumerate(tokens):
                 following = tokens[(at + 1) % len(tokens)]
                 reach = (following - token) % self._size or self._size
                 if joined[token].size != reach:
                     self.fail(f"ring {ring_id.hex()}: {joined[token]} does not reach {following}")
+
+    def _is_hidden(self, entries: dict[int, Entry], token: int) -> bool:
+        """What a peer wrote that was declared dead, and nobody heard, lies under what was written
+        since."""
+        entry = entries[token]
+        later = [one for one in entries.values() if one.epoch > entry.epoch]
+        return bool(later) and all(
+            any(self._covers(one, address) for one in later)
+            for address in range(token, token + entry.size)
+        )
+
+    def _is_merged(self, entries: dict[int, Entry], token: int) -> bool:
+        """What was merged into an entry is still known to whoever has not heard of that."""
+        entry = entries[token]
+        return any(
+            one.level > entry.level and one.epoch >= entry.epoch and self._covers(one, token)
+            for one in entries.values()
+        )
 
     def _everything_known(self) -> Iterable[tuple[bytes, Iterable[Entry]]]:
         seen: dict[int, None] = {}
@@ -448,7 +493,7 @@ class Checkers:
 
 
 def _age(entry: Entry) -> Age:
-    return entry.level, entry.version
+    return entry.epoch, entry.level, entry.version
 
 
 def _updates_in(payload: bytes) -> list[bytes]:

@@ -386,7 +386,7 @@ SABOTAGES = (
         promises_counted_by_round,
         found_by=test_paxos.test_at_most_one_proposal_is_ever_decided,
     ),
-    Sabotage("hand-over not awaited", hand_over_not_awaited, "leave"),
+    Sabotage("hand-over not awaited", hand_over_not_awaited, "leave", size="large"),
     Sabotage("broadcast tree without parents", broadcast_without_choosing_parents, size="large"),
     Sabotage("broadcasts not filtered", broadcasts_not_filtered, size="large"),
     Sabotage("orphans dropped at once", orphans_dropped_at_once, "quiet-kill"),
