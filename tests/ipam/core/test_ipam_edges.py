@@ -779,11 +779,11 @@ def test_a_promise_of_the_last_run_still_keeps_us_from_asking_for_what_was_promi
 
 
 def test_what_a_fence_made_ours_while_we_were_away_can_be_given_to_the_first_who_asks() -> None:
-    host = Host(2, checked=False)
-    host.reach(C)
-    fenced = host.codec.encode(Update(ring_id=RING, fences={B: Fence(1, A)}))
-    host.hear(C, ConsultAnswer(1, fenced))
-    said = host.hear(C, SpaceRequest(1, RING, 8, 7, False))
+    host = Host(3, checked=False)
+    host.reach(B)
+    fenced = host.codec.encode(Update(ring_id=RING, fences={C: Fence(1, A)}))
+    host.hear(B, ConsultAnswer(1, fenced))
+    said = host.hear(B, SpaceRequest(1, RING, 11, 4, False))
     (answer,) = [message for _, message in said.sent if isinstance(message, Answer)]
     assert answer.granted
 

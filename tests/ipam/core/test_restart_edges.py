@@ -6,7 +6,7 @@ import pytest
 
 from ipam.core.restart import RestartCheck
 from tests.ipam.core.mesh import peer_name
-from tests.ipam.core.parts import A, B, C
+from tests.ipam.core.parts import A, B, C, D
 
 NOBODY: dict = {}  # type: ignore[type-arg]
 
@@ -244,3 +244,47 @@ def test_beside_a_copy_who_answers_nothing_is_followed_by_others() -> None:
     check.ask(reach(B), 100.0)
     check.ask(reach(B), 105.0)
     assert list(check.ask(reach(C), 105.0)) == [C]
+
+
+def test_of_many_owners_just_more_than_half_are_asked() -> None:
+    names = [peer_name(number) for number in range(10, 50)]
+    check = begun(*names)
+    assert len(check.ask(reach(*names), 100.0)) == 21
+    assert check.ask(reach(*names), 100.1) == ()
+
+
+def test_owners_that_come_to_be_reachable_are_asked_at_once_within_the_same_time() -> None:
+    check = begun(B, C)
+    assert list(check.ask(reach(B), 102.0)) == [B]
+    assert list(check.ask(reach(B, C), 102.1)) == [B, C]
+    assert check.ask(reach(B, C), 102.2) == ()
+    assert check.next_at() == 102.35
+    check.ask(reach(B, C), 107.0)
+    assert check.passed
+
+
+def test_others_are_not_asked_beside_owners() -> None:
+    check = begun(B)
+    check.ask(reach(B), 100.0)
+    assert check.ask(reach(A, B), 100.1) == ()
+    alone = begun(B)
+    assert list(alone.ask(reach(A), 100.0)) == [A]
+    assert list(alone.ask(reach(A, C), 100.3)) == [A], "one who owns nothing is enough to wait for"
+    assert sorted(alone.ask(reach(A, B), 100.4)) == [A, B]
+
+
+@pytest.mark.parametrize(("owners", "passed"), [((B, C), True), ((B, C, D), False)])
+def test_while_those_who_were_not_heard_might_be_a_majority_it_goes_on(
+    owners: tuple,  # type: ignore[type-arg]
+    passed: bool,
+) -> None:
+    check = begun(*owners)
+    check.ask(reach(B), 100.0)
+    check.handle_heard(B)
+    assert check.ask(reach(B), 100.1) == ()
+    assert check.passed is passed
+    if not passed:
+        assert "looking for more of the owners" in check.reason(100.1)
+        assert check.next_at() == 105.0
+        check.ask(reach(B), 105.0)
+        assert check.passed
