@@ -52,6 +52,9 @@ WANTED_PERCENT = 90.0
 BUDGET_S = 1.0
 """So long the tests of one mutant may take: a mistake is to be found by one that names it."""
 
+BROKEN = 2
+"""The exit status of a process in which the runner itself has failed."""
+
 CPU_LIMIT_S = 15
 MEMORY_BYTES = 3 * 2**30
 PYTEST = ["-qs", "--assert=plain", "-pno:cacheprovider", "-pno:timeout", "-oaddopts="]
@@ -159,7 +162,9 @@ def verdicts(
 
     def one_ends() -> tuple[Mutant, str]:
         pid, status = os.wait()
-        return running.pop(pid), "survived" if status == 0 else "killed"
+        mutant = running.pop(pid)
+        assert status != BROKEN << 8, f"the runner failed at {mutant.name}"
+        return mutant, "survived" if status == 0 else "killed"
 
     for mutant in todo:
         names = baseline.tests_of(mutant)
@@ -173,7 +178,7 @@ def verdicts(
             try:
                 os._exit(notices(baseline, mutant, trees[mutant.path], names))
             except BaseException:
-                os._exit(1)
+                os._exit(BROKEN)
         running[pid] = mutant
     while running:
         yield one_ends()
@@ -184,7 +189,8 @@ def notices(baseline: Baseline, mutant: Mutant, tree: ast.Module, names: list[st
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    mutant.apply()
+    if not baseline.options.unchanged:
+        mutant.apply()
     code = compile(tree, str(mutant.path.resolve()), "exec")
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -268,6 +274,7 @@ def main() -> int:
     parser.add_argument("--tests", nargs="+", default=[""], help="files in tests/ipam/core")
     parser.add_argument("--sample", type=int, help="so many mutants per module, drawn at random")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--unchanged", action="store_true", help="all must survive: a proof")
     parser.add_argument("--verbose", action="store_true", help="show the killed ones as well")
     options = parser.parse_args()
     hypothesis.settings.register_profile(

@@ -14,6 +14,7 @@ from ipam.core.effects import (
     LogLine,
     Persist,
     PersistedAddress,
+    RunningAddress,
     Saved,
     Unicast,
 )
@@ -157,6 +158,13 @@ class Host:
     def claim(self, request: int, offset: int, owner: str = "web") -> Said:
         effects = self.ipam.claim(request, owner, self.first + offset, None, 1000.0, self.now)
         return self.do(effects)
+
+    def running(self, offset: int, owner: str = "web") -> RunningAddress:
+        return RunningAddress(self.first + offset, owner, 28)
+
+    def deadline(self) -> tuple[float, str]:
+        found = self.ipam.next_deadline()
+        return found.at, found.reason
 
     def offsets(self) -> dict[int, str]:
         """Return which addresses are in use, and for whom."""

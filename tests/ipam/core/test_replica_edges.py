@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ipam.core import replica as replica_module
+from ipam.core.holes import Hole
 from ipam.core.messages import Hint, Update
 from ipam.core.paxos import NO_BALLOT, Ballot, Vote
 from ipam.core.promise import Promise
@@ -42,6 +43,8 @@ def test_what_was_written_down_is_taken_up_as_the_next_generation() -> None:
     assert replica.ring is not None
     replica.ring.donate(A, replica.universe.first + 4, 2, B, 1)
     replica.ring.join_fences({D: Fence(1, A)})
+    hole = Hole(Range(replica.universe.first + 7, replica.universe.first + 9), 1, 2)
+    replica.ring.holes.add(hole)
     replica.hints = {B: Hint(4, 9)}
     replica.promises = {C: Promise(0, (3, str(B)))}
     replica.paxos.join({B: VOTE})
@@ -57,6 +60,7 @@ def test_what_was_written_down_is_taken_up_as_the_next_generation() -> None:
     assert other.promises == replica.promises
     assert other.paxos.votes == {B: VOTE}
     assert other.generation == 6
+    assert other.ring.holes.all() == [hole]
     assert other.nicknames == {A: "renamed", B: "host2", D: "host4"}
 
 
@@ -125,6 +129,12 @@ def test_who_has_no_nickname_is_known_by_its_name() -> None:
 
 
 # --- digests ---------------------------------------------------------------------------------
+
+
+def test_digests_are_short_and_of_one_length() -> None:
+    assert len(replica_without_ring().digest()) == 9
+    assert len(replica_of(1).digest()) == 9 + 64 * 8
+    assert MAX_ENTRIES_PER_UPDATE == 4096
 
 
 def test_equal_replicas_have_nothing_to_tell() -> None:
@@ -197,11 +207,13 @@ def differing_in(replica: Replica, buckets: int) -> tuple[Replica, list[Entry]]:
     return other, entries
 
 
-@pytest.mark.parametrize(("buckets", "is_fine"), [(1, True), (6, True), (7, False)])
+@pytest.mark.parametrize(
+    ("pieces", "buckets", "is_fine"), [(4000, 1, True), (700, 6, True), (700, 7, False)]
+)
 def test_where_few_buckets_differ_the_answer_is_a_finer_digest_of_those(
-    buckets: int, is_fine: bool
+    pieces: int, buckets: int, is_fine: bool
 ) -> None:
-    replica = big(6000)
+    replica = big(pieces)
     other, entries = differing_in(replica, buckets)
     update = decoded(replica, replica.answer(other.digest()))
     if not is_fine:
@@ -283,12 +295,34 @@ def test_fine_digests_that_make_no_sense_are_ignored() -> None:
     whole = b"\0" * 256
     for slices in ({64: whole}, {-1: whole}, {0: whole[:-1]}, {0: whole + b"\0"}):
         assert replica.compare_slices(update_of(replica, slices=slices)) == ([], [])
+    differing, _ = replica.compare_slices(update_of(replica, slices={64: whole, 0: b"\1" * 256}))
+    assert len(differing) == 64, "what makes sense beside it is not ignored"
     foreign = Update(ring_id=b"another!", slices={0: b"\1" * 256})
     assert replica.compare_slices(foreign) == ([], [])
     assert replica_without_ring().compare_slices(foreign) == ([], [])
     for bucket in (0, 63):
         differing, _ = replica.compare_slices(update_of(replica, slices={bucket: b"\1" * 256}))
         assert differing == [(bucket, at) for at in range(64)]
+
+
+def test_a_fine_digest_is_a_sum_that_all_versions_make_alike() -> None:
+    replica = replica_of(1, "10.32.0.0/16")
+    ring = replica.ring = Ring(RING, replica.universe)
+    first = replica.universe.first
+    entries = [Entry(first + at, 1, A, 1, 1) for at in range(4000)]
+    fine = [one for one in entries if bucket_of(one.key) == 7]
+    empty = b"\0" * 256
+    assert replica.compare_slices(update_of(replica, slices={7: empty})) == ([], [])
+    sums = 0
+    for one in fine:
+        replica.ring = Ring(RING, replica.universe)
+        replica.ring.join([one])
+        sums ^= int.from_bytes(replica._slices(7), "big")
+    replica.ring = ring
+    ring.join(fine)
+    assert int.from_bytes(replica._slices(7), "big") == sums
+    found = [at for at in range(64) if fine[0] in replica.in_slices([(7, at)])]
+    assert found == [59]
 
 
 def test_what_is_wanted_is_told_by_slice_and_as_far_as_it_fits(
@@ -385,7 +419,7 @@ def test_another_ring_is_noted_and_nothing_of_it_taken() -> None:
     assert replica.foreign == {B: f"ring {b'another!'.hex()}"}
     replica.merge(B, Update())
     assert B in replica.foreign, "who says nothing of a ring has not changed it"
-    replica.merge(C, update_of(replica))
+    assert not replica.merge(C, update_of(replica)).foreign_ring
     replica.merge(B, update_of(replica))
     assert replica.foreign == {}
 
@@ -436,6 +470,26 @@ def test_a_full_ring_takes_writes_but_no_further_tokens(monkeypatch: pytest.Monk
     monkeypatch.setattr(replica_module, "MAX_ENTRIES", 3)
     learnt = replica.merge(B, update_of(replica, new, other, later(theirs, size=4)))
     assert learnt.entries == [new, later(theirs, size=4)]
+
+
+def test_what_is_no_news_does_not_hide_what_is() -> None:
+    replica = replica_of(2)
+    mine, theirs = entry_of(replica, A), entry_of(replica, B)
+    learnt = replica.merge(B, update_of(replica, mine, later(theirs)))
+    assert learnt.entries == [later(theirs)]
+    assert learnt.gone == [theirs]
+
+
+def test_what_was_ours_only_in_part_before_the_fence_is_lost() -> None:
+    replica = replica_without_ring()
+    ring = replica.ring = Ring(RING, replica.universe)
+    first = replica.universe.first
+    ring.join([Entry(first, 64, A, 1, 1), Entry(first + 64, 64, A, 1, 1, epoch=1)])
+    ring.join_fences({A: Fence(1, B)})
+    news = Entry(first, 128, B, 1, 1, epoch=1, level=1)
+    learnt = replica.merge(B, update_of(replica, news))
+    assert (learnt.lost, learnt.taken) == ([news], [])
+    assert len(learnt.gone) == 2
 
 
 def test_what_was_ours_and_others_rewrote_is_lost() -> None:
