@@ -13,7 +13,7 @@ from tests.router.sleeve.virtual import Network
 class Chaos:
     def __init__(self, seed: int) -> None:
         self.rng = Random(seed)
-        self.network = Network(seed=seed, duplicates=0.05, jitter_s=0.05)
+        self.network = Network(seed=seed, duplicates=0.05, jitter_s=0.05, receipts=True)
         self.network.install()
         self.numbers = {"a": 0, "b": 0}
 
