@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from router.sleeve.assembly import Assembler
+from router.sleeve.effects import Endpoint, SendControl, SendEpoch
 from router.sleeve.format import (
     HEADER,
     HEADER_BYTES,
@@ -42,7 +43,7 @@ from router.sleeve.record import (
     plaintext_room,
     with_kind,
 )
-from router.sleeve.session import Endpoint, SendControl, SendEpoch, Session
+from router.sleeve.session import Session
 from router.sleeve.udp import MAX_BATCH_BYTES, MAX_BATCH_DATAGRAMS
 
 _pack_header = HEADER.pack

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 
 from router.overlay.broadcast import BroadcastFilter
 from router.overlay.switch import DELIVER, REASONS
+from router.sleeve.effects import Endpoint, ReceiveEpoch, SendEpoch, SessionEffect
 from router.sleeve.format import (
     BROADCAST_HEADER,
     BROADCAST_SHORT_ID,
@@ -53,7 +54,6 @@ from router.sleeve.record import (
     one_hop_less,
     with_kind,
 )
-from router.sleeve.session import Endpoint, ReceiveEpoch, SendEpoch, SessionEffect
 from router.sleeve.stitch import Run
 from router.sleeve.tables import Tables
 from router.sleeve.tap import NEEDS_CHECKSUM, NO_OFFLOAD, VIRTIO_HEADER

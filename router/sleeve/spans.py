@@ -16,7 +16,7 @@ that never sends one knows neither spans nor runs of segments, and gets none.
 import math
 
 from router.sleeve.control import Receipt
-from router.sleeve.epochs import ReceiveEpoch
+from router.sleeve.effects import ReceiveEpoch
 
 MAX_SPAN = 64
 """Datagrams. More than a large frame needs at an MTU of 1,500, and than one send may carry."""

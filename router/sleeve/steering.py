@@ -16,6 +16,17 @@ from random import Random
 from typing import Protocol, assert_never
 
 from router.overlay.switch import Switch
+from router.sleeve.effects import (
+    CameUp,
+    Endpoint,
+    Listen,
+    PathMtuFound,
+    Roamed,
+    SendControl,
+    SessionEffect,
+    Unlisten,
+    WentDown,
+)
 from router.sleeve.engine import Engine
 from router.sleeve.forwarder import DatagramSink, Forwarder
 from router.sleeve.messages import (
@@ -37,18 +48,7 @@ from router.sleeve.messages import (
     Snapshot,
     ToSteering,
 )
-from router.sleeve.session import (
-    CameUp,
-    Endpoint,
-    Listen,
-    PathMtuFound,
-    Roamed,
-    SendControl,
-    Session,
-    SessionEffect,
-    Unlisten,
-    WentDown,
-)
+from router.sleeve.session import Session
 from router.sleeve.spans import MAX_SPAN
 from weavepy import __version__
 from weavepy.base.names import MAX_PEERS

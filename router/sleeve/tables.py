@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from router.overlay.switch import Switch
+from router.sleeve.effects import ReceiveEpoch
 from router.sleeve.forwarder import Forwarder
 from router.sleeve.layout import Layout
-from router.sleeve.session import ReceiveEpoch
 
 
 class FrameSink(Protocol):
