@@ -47,6 +47,7 @@ class Keying:
         now: float,
         new_index: Callable[[], int],
         new_private_key: Callable[[], X25519PrivateKey],
+        rekey_after_s: float,
     ) -> None:
         self.epochs = Epochs(session, encrypted)
         self.used_up = False
@@ -55,7 +56,7 @@ class Keying:
         self.replaced = 0
         """How often the epoch we send on was."""
         self._encrypted = encrypted
-        self._rekey = Rekey(rng, new_index, new_private_key)
+        self._rekey = Rekey(rng, new_index, new_private_key, rekey_after_s)
 
     @property
     def in_use(self) -> Generation | None:

@@ -20,8 +20,8 @@ from typing import Any, cast
 import asyncio_dgram
 from asyncio_dgram.aio import DatagramServer
 
+from router.sleeve.datapath import MAX_WAIT_S, Datapath
 from router.sleeve.link import RouterLink
-from router.sleeve.process import MAX_WAIT_S, Datapath
 from router.sleeve.tap import Tap
 from router.sleeve.udp import Endpoint, open_socket, queue_drops
 from weavepy.base.errors import WeavepyError

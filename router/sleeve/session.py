@@ -46,6 +46,7 @@ from router.sleeve.keying import Keying, probe
 from router.sleeve.liveness import PROBE_INTERVAL_S, Liveness, endpoint_text
 from router.sleeve.messages import SESSION_DEAD_S, Epoch
 from router.sleeve.pathmtu import SMALL
+from router.sleeve.rekey import REKEY_AFTER_S
 from router.sleeve.sizes import Sizes
 from router.sleeve.spans import MAX_SPAN, Receipts, SpanChoice
 from weavepy.base.deadline import NEVER, Deadline, earliest
@@ -76,6 +77,7 @@ class Session:
         new_index: Callable[[], int],
         new_private_key: Callable[[], X25519PrivateKey] = X25519PrivateKey.generate,
         max_span: int = MAX_SPAN,
+        rekey_after_s: float = REKEY_AFTER_S,
     ) -> None:
         """`rng` only spreads things in time: keys come from `new_private_key`."""
         self.peer = peer
@@ -90,7 +92,7 @@ class Session:
         """How many datagrams a record may span; 0: the peer may not know runs of segments."""
         self._span_choice = SpanChoice(max_span)
         self._receipts = Receipts(max_span)
-        self._keying = Keying(self, encrypted, rng, now, new_index, new_private_key)
+        self._keying = Keying(self, encrypted, rng, now, new_index, new_private_key, rekey_after_s)
         self._liveness = Liveness(rng)
         self._sizes = Sizes(underlay_mtu_bytes)
         self.max_datagram_payload_bytes = self._sizes.payload_bytes(endpoint)

@@ -48,6 +48,7 @@ from router.sleeve.messages import (
     Snapshot,
     ToSteering,
 )
+from router.sleeve.rekey import REKEY_AFTER_S
 from router.sleeve.session import Session
 from router.sleeve.spans import MAX_SPAN
 from weavepy import __version__
@@ -90,6 +91,7 @@ class Steering:
         refused_messages: Callable[[], int] = lambda: 0,
         indexes_changed: Callable[[], None] = lambda: None,
         max_span: int = MAX_SPAN,
+        rekey_after_s: float = REKEY_AFTER_S,
     ) -> None:
         """`kernel_drops` counts what was lost before we could read it, by reason."""
         self.shutdown_wanted = False
@@ -111,6 +113,7 @@ class Steering:
         self._refused_messages = refused_messages
         self._indexes_changed = indexes_changed
         self._max_span = max_span
+        self._rekey_after_s = rekey_after_s
         self._forwarders: dict[str, Forwarder] = {}
         """By the peer's name."""
         self._routes = InstallRoutes(ourself=0, unicast={}, broadcast={}, short_ids={})
@@ -160,6 +163,7 @@ class Steering:
                 now,
                 self._new_index,
                 max_span=self._max_span,
+                rekey_after_s=self._rekey_after_s,
             )
             forwarder = Forwarder(
                 session,
