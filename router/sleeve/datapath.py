@@ -55,7 +55,7 @@ class Datapath:
             Switch(MacTable()), tap, rng, encrypted=encrypted, bundling=not portable
         )
         self.captures = Captures(tap.name, self.engine.switch.macs, self.engine.watch, time.time_ns)
-        self.shield = shield = Shield(udp_sockets, udp_drops, self.engine.epochs.keys)
+        self.shield = shield = Shield(udp_sockets, udp_drops, self._peers)
         self.steering = Steering(
             self.engine,
             tap,
@@ -73,10 +73,10 @@ class Datapath:
             kernel_drops=lambda: {
                 "tap-queue-full": tap.queue_drops(),
                 # In this order: both may grow between the two looks.
-                "unknown-index-filtered": (refused := shield.refused),
+                "flood-filtered": (refused := shield.refused),
                 "udp-queue-full": udp_drops() - refused,
             },
-            indexes_changed=shield.handle_indexes_changed,
+            peers_changed=shield.handle_peers_changed,
             refused_messages=lambda: link.refused_messages,
         )
 
@@ -102,7 +102,11 @@ class Datapath:
         if now >= self.steering.next_at:
             self.steering.handle_timeout(now)
         if now >= self.shield.check_at:
-            self.shield.check(self.engine.drops.get("unknown-index", 0), now)
+            self.shield.check(self.engine.unwanted, now)
+
+    def _peers(self) -> list[tuple[int, str]]:
+        epochs = self.engine.epochs.items()
+        return [(index, forwarder.session.endpoint[0]) for index, (_, forwarder) in epochs]
 
     def greet_router(self, now: float) -> socket.socket | None:
         """Take a router that connects, in the place of the one before."""

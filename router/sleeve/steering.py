@@ -89,7 +89,7 @@ class Steering:
         offloads: Callable[[], Iterable[str]],
         kernel_drops: Callable[[], dict[str, int]],
         refused_messages: Callable[[], int] = lambda: 0,
-        indexes_changed: Callable[[], None] = lambda: None,
+        peers_changed: Callable[[], None] = lambda: None,
         max_span: int = MAX_SPAN,
         rekey_after_s: float = REKEY_AFTER_S,
     ) -> None:
@@ -111,7 +111,7 @@ class Steering:
         self._offloads = offloads
         self._kernel_drops = kernel_drops
         self._refused_messages = refused_messages
-        self._indexes_changed = indexes_changed
+        self._peers_changed = peers_changed
         self._max_span = max_span
         self._rekey_after_s = rekey_after_s
         self._forwarders: dict[str, Forwarder] = {}
@@ -236,15 +236,16 @@ class Steering:
                     failed = failed or bool(forwarder.send_error)
                 case Listen(epoch=epoch):
                     self._engine.epochs[epoch.local_index] = (epoch, forwarder)
-                    self._indexes_changed()
+                    self._peers_changed()
                 case Unlisten(local_index=local_index):
                     self._engine.epochs.pop(local_index, None)
-                    self._indexes_changed()
+                    self._peers_changed()
                 case CameUp(endpoint=(host, port)):
                     self._tell(SessionUp(peer, host, port))
                 case WentDown(reason=reason):
                     self._tell(SessionDown(peer, reason))
                 case Roamed(endpoint=(host, port)):
+                    self._peers_changed()
                     self._tell(EndpointRoamed(peer, host, port))
                 case PathMtuFound():
                     self._tell(

@@ -39,6 +39,13 @@ class Tables:
         self.tap_offloads = bool(tap.offloads)
         self._tap = tap
 
+    @property
+    def unwanted(self) -> int:
+        """Datagrams that strangers sent: under unknown indexes, and replays."""
+        forwarders = self.forwarders.values()
+        replayed = sum(forwarder.drops.get("replayed", 0) for forwarder in forwarders)
+        return replayed + self.drops.get("unknown-index", 0)
+
     def write(self, parts: Sequence[bytes | memoryview]) -> None:
         """Write one frame to the TAP, behind its virtio header if `tap_offloads`."""
         error = self._tap.write(parts)

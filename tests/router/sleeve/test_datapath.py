@@ -384,7 +384,7 @@ def test_garbage_is_counted_answered_by_nothing_and_costs_no_memory(offloading: 
     one, two = offloading.hosts
     with inside(two.namespace):
         stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    reasons = ("unknown-index", "unknown-index-filtered", "runt-datagram")
+    reasons = ("unknown-index", "flood-filtered", "runt-datagram")
     before = sum(one.drops().get(reason, 0) for reason in reasons)
     rng = random.Random(7)
     memory_bytes = 0
