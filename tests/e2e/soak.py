@@ -30,6 +30,7 @@ from weavepy.base.errors import WeavepyError
 from weavepy.lab import readiness, routers
 from weavepy.lab.lab import Lab, LinkChange
 from weavepy.lab.life import Wanted
+from weavepy.lab.system import LabError
 
 HOSTS = 4
 BEHIND_NAT = 4
@@ -134,10 +135,12 @@ class Soak:
                 for source, sink in (("h1c1", "h3c1"), ("h2c1", "h4c1"))
             ]
             began = time.monotonic()
-            self._disturb(vitals, arp, began + seconds)
-            if samples is not None:
-                samples.write_text("\n".join(vitals.rows()) + "\n")
-            self._heal()
+            try:
+                self._disturb(vitals, arp, began + seconds)
+                self._heal()
+            finally:
+                if samples is not None:
+                    samples.write_text("\n".join(vitals.rows()) + "\n")
         ended = time.monotonic()
         vitals.sample(ended)
         most_kib, most_descriptors = vitals.most
@@ -214,9 +217,14 @@ class Soak:
 
     def _mend(self, now: float) -> None:
         for what, (at, mend) in list(self._mend_at.items()):
-            if at <= now:
-                del self._mend_at[what]
+            if at > now:
+                continue
+            del self._mend_at[what]
+            try:
                 mend()
+            except LabError as error:
+                # On a busy machine a router may take longer than the lab waits.
+                self._faults[f"slow: {error}"] += 1
 
     def _heal(self) -> None:
         self._mend(float("inf"))

@@ -17,6 +17,7 @@ from tests.router.sleeve.world import Host, World, inside, needs_kernel
 SECONDS = float(os.environ.get("WEAVEPY_REKEY_SECONDS", "6"))
 PER_S = 2_000
 """Datagrams in each direction; little enough that nothing but the keys could lose one."""
+BURST = 4
 SETTLE_S = 2.0
 _SO_RCVBUFFORCE = 33
 _EVERY_SECOND = ("--rekey-after", "1")
@@ -40,11 +41,12 @@ class Numbered:
 
     def send(self, seconds: float) -> None:
         began = time.monotonic()
-        while (passed := time.monotonic() - began) < seconds:
-            while self.sent < passed * PER_S:
+        while time.monotonic() - began < seconds:
+            for _ in range(BURST):
                 self._sender.send(struct.pack("!I", self.sent).ljust(400, b"n"))
                 self.sent += 1
-            time.sleep(0.002)
+            # Who was held up does not make up for it: that would test the queues.
+            time.sleep(BURST / PER_S)
 
     def take(self) -> None:
         (number,) = struct.unpack_from("!I", self.receiver.recv(2048))
@@ -71,13 +73,16 @@ def test_keys_renewed_every_second_lose_no_packet(options: tuple[str, ...]) -> N
         for stream in streams:
             missing = [number for number in range(stream.sent) if number not in stream.arrived]
             print(f"{renewed} new keys, {stream.sent} sent, {len(missing)} lost")
+            if missing:
+                print(one.drops(), two.drops())
             assert missing == []
             assert max(stream.arrived.values()) == 1
-            assert stream.sent > 0.9 * SECONDS * PER_S
+            assert stream.sent > 0.2 * SECONDS * PER_S
             stream.close()
         assert renewed >= 0.7 * SECONDS
         assert two.session(one).up
-        assert "replayed" not in one.drops()
+        for host in (one, two):
+            assert host.drops().keys() & {"unknown-index", "replayed", "not-authentic"} == set()
 
 
 def collect(streams: list[Numbered], senders: list[threading.Thread]) -> None:
