@@ -18,7 +18,17 @@ from weavepy.lab.system import list_namespaces
 MakeLab = Callable[..., Lab]
 
 _numbers = itertools.count()
-_portable = ["--no-offload"] if os.environ.get("WEAVEPY_NO_OFFLOAD", "") not in ("", "0") else []
+PORTABLE = os.environ.get("WEAVEPY_NO_OFFLOAD", "") not in ("", "0")
+
+BOTH_PATHS = [["--no-offload"]] if PORTABLE else [[], ["--no-offload"]]
+"""Launch options, for tests that take both paths in turn."""
+
+PLENTY_BYTES_PER_S = 3e6 if PORTABLE else 20e6
+"""Of TCP: what is much for a host and still leaves it room."""
+
+
+def path_name(options: list[str]) -> str:
+    return "portable" if options or PORTABLE else "offload"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,9 +50,9 @@ def make_lab() -> Iterator[MakeLab]:
         name = f"e{os.getpid() % 100_000}{chr(ord('a') + next(_numbers) % 26)}"
         lab = Lab(name)
         labs.append(lab)
-        options = [*launch_options, *_portable]
+        options = [*launch_options, *(["--no-offload"] if PORTABLE else [])]
         lab.up(Wanted(launch_options=options, **dimensions), print)  # type: ignore[arg-type]  # checked by `up`
-        if _portable:
+        if PORTABLE:
             assert lab.api("h1").status().datapath.offloads == []
         return lab
 

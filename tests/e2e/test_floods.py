@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import MakeLab
+from tests.e2e.conftest import BOTH_PATHS, PLENTY_BYTES_PER_S, MakeLab, path_name
 from tests.e2e.floods import BROADCAST, DATAGRAMS, SUBNET_BROADCAST, UNKNOWN, Flood, garbage
 from tests.e2e.flow import Flow, Progress
 from tests.e2e.traffic import Stream, record_datagrams
@@ -36,15 +36,12 @@ def test_a_broadcast_storm_of_one_container_does_not_starve_the_others(make_lab:
 
 
 @pytest.mark.parametrize("kind", ["garbage", "replays"])
-@pytest.mark.parametrize(
-    ("options", "wanted"),
-    [([], 20e6), (["--no-offload"], 3e6)],
-    ids=["offload", "portable"],
-)
+@pytest.mark.parametrize("options", BOTH_PATHS, ids=path_name)
 def test_a_flood_from_a_stranger_costs_no_memory_and_leaves_flows_most_of_their_rate(
-    make_lab: MakeLab, tmp_path: Path, options: list[str], wanted: float, kind: str
+    make_lab: MakeLab, tmp_path: Path, options: list[str], kind: str
 ) -> None:
     lab = make_lab(hosts=3, containers=1, launch_options=options)
+    wanted = 3e6 if options else PLENTY_BYTES_PER_S
     # A flow that does not need the whole machine: what the flood's own process and the kernel
     # take of two cores is nothing that we could save.
     with Flow(lab, "h1c1", "h2c1", lab.address("h2c1"), bytes_per_s=wanted) as progress:
@@ -77,7 +74,7 @@ def test_a_flood_from_a_stranger_costs_no_memory_and_leaves_flows_most_of_their_
     assert progress.failure == ""
 
 
-@pytest.mark.parametrize("options", [[], ["--no-offload"]], ids=["offload", "portable"])
+@pytest.mark.parametrize("options", BOTH_PATHS, ids=path_name)
 def test_frames_to_nobody_are_limited_and_the_tables_stay_small(
     make_lab: MakeLab, options: list[str]
 ) -> None:
@@ -105,7 +102,7 @@ def test_a_peer_that_stands_still_holds_up_nobody_else(make_lab: MakeLab) -> Non
     pid = lab.api("h3").status().datapath.pid
     before = resident_kib(lab, "h1")
     with (
-        Flow(lab, "h1c1", "h2c1", lab.address("h2c1"), bytes_per_s=20e6) as progress,
+        Flow(lab, "h1c1", "h2c1", lab.address("h2c1"), bytes_per_s=PLENTY_BYTES_PER_S) as progress,
         Stream(lab, "h1c1", "h3c1", rate=5000, size=1200),
     ):
         wait_for(lambda: progress.bytes_received, bool, 10)
@@ -119,7 +116,7 @@ def test_a_peer_that_stands_still_holds_up_nobody_else(make_lab: MakeLab) -> Non
         finally:
             os.kill(pid, signal.SIGCONT)
     print(f"{rate * 8e-6:.0f} Mbit/s beside it, stood still for {gap_s:.2f} s, {grown} KiB")
-    assert rate > 0.8 * 20e6
+    assert rate > 0.8 * PLENTY_BYTES_PER_S
     assert gap_s < 0.5
     assert grown < 6 * 1024
     wait_for(lambda: lab.ping(count=1).ok, bool, 20)

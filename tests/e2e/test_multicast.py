@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.e2e.conftest import MakeLab
+from tests.e2e.conftest import BOTH_PATHS, MakeLab, path_name
 from tests.e2e.waiting import counted
 from weavepy.lab.lab import Lab
 
@@ -19,7 +19,7 @@ _SO_RCVBUFFORCE = 33
 
 
 @pytest.mark.parametrize("size", [1372, 4000], ids=["full size", "in fragments"])
-@pytest.mark.parametrize("options", [[], ["--no-offload"]], ids=["offload", "portable"])
+@pytest.mark.parametrize("options", BOTH_PATHS, ids=path_name)
 def test_each_member_gets_each_datagram_once(
     make_lab: MakeLab, size: int, options: list[str]
 ) -> None:
