@@ -10,7 +10,6 @@ from random import Random
 from router.sleeve.effects import CameUp, WentDown
 from router.sleeve.messages import (
     InstallEpoch,
-    InstallRoutes,
     RemoveSession,
     SessionDown,
     SessionReport,
@@ -18,6 +17,7 @@ from router.sleeve.messages import (
     Snapshot,
 )
 from router.sleeve.negotiation import NegotiationEffect, Negotiator, TellDatapath, TellPeer
+from tests.router.sleeve.reports import session, snapshot
 from tests.router.sleeve.virtual import Network, Side
 from weavepy.base.names import PeerName
 
@@ -35,44 +35,11 @@ class Router:
         self.events_read = 0
         self.rng = Random(f"{seed} {side.name}")
 
-    def snapshot(self) -> Snapshot:
-        return Snapshot(
-            pid=self.datapath_pid,
-            version="",
-            uptime_s=0.0,
-            tap="",
-            udp_port=6783,
-            mtu_bytes=1400,
-            encrypted=True,
-            offloads=[],
-            ourself=1,
-            sessions=[self.report()] if self.has_session else [],
-            routes=InstallRoutes(1, {}, {}, {}),
-            macs=[],
-            mac_count=0,
-            drops=[],
-        )
+    def reports(self) -> list[SessionReport]:
+        return [session(self.peer, self.side.session.up)] if self.has_session else []
 
-    def report(self) -> SessionReport:
-        session = self.side.session
-        return SessionReport(
-            peer=self.peer,
-            up=session.up,
-            reason=session.reason,
-            endpoint_host=session.endpoint[0],
-            endpoint_port=session.endpoint[1],
-            overlay_mtu_bytes=1400,
-            path_mtu_bytes=1500,
-            epoch=0,
-            rtt_ms=0.0,
-            frames_sent=0,
-            frames_received=0,
-            bytes_sent=0,
-            bytes_received=0,
-            records_sent=0,
-            records_received=0,
-            drops=[],
-        )
+    def snapshot(self) -> Snapshot:
+        return snapshot(*self.reports(), pid=self.datapath_pid)
 
 
 class Routers:
@@ -96,8 +63,7 @@ class Routers:
     # --- what befalls them -------------------------------------------------------------------
 
     def start(self, router: Router) -> None:
-        adopted = [router.report()] if router.has_session else []
-        router.negotiator = Negotiator(adopted, router.rng)
+        router.negotiator = Negotiator(router.reports(), router.rng)
         router.events_read = len(router.side.log)
         self._tell(router, router.snapshot())
 

@@ -39,7 +39,7 @@ class Chaos:
             case 4:
                 network.freeze(side)
             case 5:
-                self.thaw()
+                network.thaw_all()
             case 6:
                 blocked = side.name
                 network.drop = lambda sent: sent.source == blocked
@@ -56,11 +56,6 @@ class Chaos:
                 for _ in range(rng.randrange(2, 8)):
                     network.install(only=side.name)
 
-    def thaw(self) -> None:
-        for side in (self.network.a, self.network.b):
-            if side.frozen:
-                self.network.thaw(side, timers_first=self.rng.random() < 0.5)
-
     def check(self) -> None:
         for side in (self.network.a, self.network.b):
             assert len(side.listening) <= MAX_EPOCHS
@@ -73,7 +68,7 @@ class Chaos:
             assert all(x is not y for x, y in pairwise(changes))
 
     def make_peace(self) -> None:
-        self.thaw()
+        self.network.thaw_all()
         network = self.network
         network.loss, network.late, network.path_mtu_bytes = 0.0, 0.0, 1500
         network.drop = lambda sent: False

@@ -144,7 +144,7 @@ class Chaos:
             case 2:
                 network.freeze(side)
             case 3:
-                self.thaw()
+                network.thaw_all()
             case 4:
                 blocked = side.name
                 network.drop = lambda sent: sent.source == blocked
@@ -166,13 +166,8 @@ class Chaos:
         else:
             self.routers.kill(router)
 
-    def thaw(self) -> None:
-        for side in (self.network.a, self.network.b):
-            if side.frozen:
-                self.network.thaw(side, timers_first=self.rng.random() < 0.5)
-
     def make_peace(self) -> None:
-        self.thaw()
+        self.network.thaw_all()
         self.network.loss, self.network.drop = 0.0, lambda sent: False
         self.routers.control_works = True
         for router in (self.routers.a, self.routers.b):

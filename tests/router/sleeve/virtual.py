@@ -272,3 +272,8 @@ class Network:
         waiting, side.backlog = side.backlog, []
         for data, source in waiting:
             self._arrive(side, data, source)
+
+    def thaw_all(self) -> None:
+        for side in (self.a, self.b):
+            if side.frozen:
+                self.thaw(side, timers_first=self.rng.random() < 0.5)

@@ -3,13 +3,14 @@
 import asyncio
 import os
 from collections.abc import Callable
-from ipaddress import ip_interface
 from typing import cast
 
+import msgspec
 import pytest
 
 from router.mesh.mesh import Mesh
 from tests.weavepy.daemon.mesh_rows import FAR, NEAR, OURSELF, Rows
+from tests.weavepy.samples import sample_attachment
 from weavepy.base.errors import UsageError, WeavepyError
 from weavepy.base.names import PeerName
 from weavepy.base.wire import encode
@@ -34,14 +35,7 @@ class Places:
         if self.refusal:
             raise NotReady(self.refusal)
         self.pids.append(request.pid)
-        return schema.Attachment(
-            id="",
-            namespace="",
-            interface="",
-            host_interface="",
-            mac="",
-            addresses=[str(ip_interface(ADDRESS))],
-        )
+        return msgspec.structs.replace(sample_attachment(), addresses=[ADDRESS])
 
     async def detach(self, request: schema.DetachRequest) -> schema.DetachAnswer:
         self.pids.remove(request.pid)
