@@ -137,6 +137,8 @@ class Session:
 
         self.losses = 0
         """How many of our records the peer missed, as far as it told."""
+        self.lossy = False
+        """Datagrams to the peer are being lost, by what it tells."""
         self._span_choice = SpanChoice(max_span)
         self._receipts = Receipts(max_span)
         self._rng = rng
@@ -232,6 +234,7 @@ class Session:
                 self._span_choice.handle_receipt(receipt, now)
                 self.losses = self._span_choice.losses
                 self.span = self._span_choice.span
+                self.lossy = self._span_choice.lossy
             case None:
                 self.unknown_controls += 1  # a newer peer may say things that we do not know
         self._reschedule()
@@ -338,6 +341,7 @@ class Session:
         self._fit_datagrams_to_path()
         self._span_choice.start_anew()
         self.span = self._span_choice.span
+        self.lossy = self._span_choice.lossy
         self._probe_at = now
         effects: list[SessionEffect] = [Roamed(endpoint)]
         effects += self._probe_if_due(now)
