@@ -6,10 +6,10 @@ away.
 
 The loop is epoll and nothing else. What a framework would add per event (handles, callbacks,
 futures) is paid per wake-up, and under a stream of frames a wake-up brings one to three dozen
-datagrams; here it is one system call. Each turn takes a bounded batch from the TAP and a
-bounded batch from each socket, then flushes, so neither direction starves the other; epoll is
-level-triggered and brings back what was left. Where the kernel lacks the offloads that make
-batches worth it, `portable` runs the same engine on asyncio.
+datagrams; here it is one system call. Each turn takes a bounded batch from the TAP, in
+equal parts from its queues, and a bounded batch from each socket, then flushes, so nobody
+starves anybody; epoll is level-triggered and brings back what was left. Where the kernel lacks
+the offloads that make batches worth it, `portable` runs the same engine on asyncio.
 """
 
 import argparse
@@ -68,7 +68,9 @@ class Datapath:
         udp_offloads: Callable[[], tuple[str, ...]],
         udp_drops: Callable[[], int],
         udp_sockets: Callable[[], Iterable[socket.socket]],
+        loop_drops: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`loop_drops` counts datagrams that a queue between socket and engine did not take."""
         now = time.monotonic()
         rng = SystemRandom()
         encrypted = not options.insecure
@@ -97,19 +99,20 @@ class Datapath:
                 # In this order: both may grow between the two looks.
                 "unknown-index-filtered": (refused := shield.refused),
                 "udp-queue-full": udp_drops() - refused,
+                "loop-queue-full": loop_drops(),
             },
             indexes_changed=shield.handle_indexes_changed,
             refused_messages=lambda: link.refused_messages,
         )
 
-    def read_frames(self, now: float) -> None:
-        """Take a bounded batch of frames from the TAP."""
+    def read_frames(self, queue: int, now: float, ready_queues: int = 1) -> None:
+        """Take a bounded batch of frames from one of so many queues of the TAP that have some."""
         engine = self.engine
         room = engine.buffer[HEADROOM_BYTES:FRAME_BUFFER_BYTES]
         read_into = self.tap.read_into
-        left_bytes = MAX_FRAME_BYTES_PER_TURN
-        for _ in range(MAX_FRAMES_PER_TURN):
-            length = read_into(room)
+        left_bytes = MAX_FRAME_BYTES_PER_TURN // ready_queues
+        for _ in range(-(-MAX_FRAMES_PER_TURN // ready_queues)):
+            length = read_into(queue, room)
             if not length:
                 return
             engine.handle_frame(length, now)
@@ -150,11 +153,11 @@ def run(datapath: Datapath, sockets: UdpSockets) -> None:
     """Move frames until the router or a signal says to end."""
     engine, steering, link = datapath.engine, datapath.steering, datapath.link
     poll = select.epoll()
-    tap_fd = datapath.tap.fileno()
+    tap_queues = frozenset(datapath.tap.queues())
     listener_fd = link.listener.fileno()
     udp_of = {udp.fileno(): udp for udp in sockets.sockets.values()}
     wake_fd = _wake_on_signals()
-    for fd in (tap_fd, listener_fd, wake_fd, *udp_of):
+    for fd in (*tap_queues, listener_fd, wake_fd, *udp_of):
         poll.register(fd, select.EPOLLIN)
     router: socket.socket | None = None
     buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
@@ -163,9 +166,10 @@ def run(datapath: Datapath, sockets: UdpSockets) -> None:
         wait_s = max(0.0, min(steering.next_at - time.monotonic(), MAX_WAIT_S))
         events = poll.poll(wait_s)
         now = time.monotonic()
+        ready_queues = sum(fd in tap_queues for fd, _ in events)
         for fd, _ in events:
-            if fd == tap_fd:
-                datapath.read_frames(now)
+            if fd in tap_queues:
+                datapath.read_frames(fd, now, ready_queues)
             elif fd in udp_of:
                 receive_into = udp_of[fd].receive_into
                 for _ in range(MAX_RECEIVES_PER_TURN):
