@@ -375,7 +375,9 @@ class Inbound:
         onward = one_hop_less(plaintext)
         for neighbour in neighbours:
             other = self._tables.forwarders.get(neighbour)
-            if other is not None and other is not forwarder:
+            if other is None:
+                forwarder.drop("no-route")
+            elif other is not forwarder:
                 other.send_record(onward)
 
     def _relay_piece(

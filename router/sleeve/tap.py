@@ -37,16 +37,16 @@ _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETVNETHDRSZ = 0x400454D8
 _TUNSETVNETLE = 0x400454DC
-_TUNSETSTEERINGEBPF = 0x800454E0
+TUNSETSTEERINGEBPF = 0x800454E0
 _SIOCSIFMTU = 0x8922
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
-_IFF_MULTI_QUEUE = 0x0100
+IFF_MULTI_QUEUE = 0x0100
 _IFF_UP = 0x1
-_PLAIN = _IFF_TAP | _IFF_NO_PI | _IFF_MULTI_QUEUE
+_PLAIN = _IFF_TAP | _IFF_NO_PI | IFF_MULTI_QUEUE
 _WITH_HEADERS = _PLAIN | _IFF_VNET_HDR
 _DROPPED_COLUMN = 11
 """In /proc/net/dev, of what was to be sent; what a TAP sends is what we read."""
@@ -185,7 +185,7 @@ class Tap:
         """Without it the kernel chooses by flow, which also keeps most floods from most others."""
         try:
             with ebpf.loaded_filter(ebpf.INGRESS_INTERFACE) as program:
-                fcntl.ioctl(self._fd, _TUNSETSTEERINGEBPF, struct.pack("i", program))
+                fcntl.ioctl(self._fd, TUNSETSTEERINGEBPF, struct.pack("i", program))
         except OSError:
             return False
         return True
