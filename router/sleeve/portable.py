@@ -56,11 +56,10 @@ class QueueSink:
         queue = self.queues.get(":" in endpoint[0])
         if queue is None:
             return "EAFNOSUPPORT"
-        try:
-            for at in range(0, len(parts), 2):
-                queue.put_nowait((b"".join(parts[at : at + 2]), endpoint))
-        except asyncio.QueueFull:
-            return "ENOBUFS"
+        if queue.qsize() + count > queue.maxsize:
+            return "ENOBUFS"  # all of them, which is what the caller counts
+        for at in range(0, len(parts), 2):
+            queue.put_nowait((b"".join(parts[at : at + 2]), endpoint))
         return ""
 
 
