@@ -193,7 +193,7 @@ class Filters:
         """The elements of these ports, as (set, element)."""
         objects = (list_table("bridge", self._table) or []) if host_interfaces else []
         found = set()
-        for name in SETS:
+        for name in (*SETS, "storms"):
             for value, comment in set_elements(objects, name):
                 parts = [value] if isinstance(value, str) else value
                 if parts[0] not in host_interfaces:
