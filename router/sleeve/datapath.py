@@ -45,7 +45,9 @@ class Datapath:
         udp_offloads: Callable[[], tuple[str, ...]],
         udp_drops: Callable[[], int],
         udp_sockets: Callable[[], Iterable[socket.socket]],
+        loop_drops: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`loop_drops` counts datagrams that a queue between socket and engine did not take."""
         now = time.monotonic()
         rng = SystemRandom()
         encrypted = not options.insecure
@@ -75,19 +77,20 @@ class Datapath:
                 # In this order: both may grow between the two looks.
                 "flood-filtered": (refused := shield.refused),
                 "udp-queue-full": udp_drops() - refused,
+                "loop-queue-full": loop_drops(),
             },
             peers_changed=shield.handle_peers_changed,
             refused_messages=lambda: link.refused_messages,
         )
 
-    def read_frames(self, now: float) -> None:
-        """Take a bounded batch of frames from the TAP."""
+    def read_frames(self, queue: int, now: float, ready_queues: int = 1) -> None:
+        """Take a bounded batch of frames from one of so many queues of the TAP that have some."""
         engine = self.engine
         room = engine.buffer[HEADROOM_BYTES:FRAME_BUFFER_BYTES]
         read_into = self.tap.read_into
-        left_bytes = MAX_FRAME_BYTES_PER_TURN
-        for _ in range(MAX_FRAMES_PER_TURN):
-            length = read_into(room)
+        left_bytes = MAX_FRAME_BYTES_PER_TURN // ready_queues
+        for _ in range(-(-MAX_FRAMES_PER_TURN // ready_queues)):
+            length = read_into(queue, room)
             if not length:
                 return
             engine.handle_frame(length, now)

@@ -365,14 +365,19 @@ class Inbound:
         if not self._broadcasts.accept(source, boot_nonce, sequence, now):
             forwarder.drop("duplicate-broadcast")
             return
-        self._deliver(forwarder, source, kind, plaintext, content_at, now)
         neighbours = self._tables.switch.broadcast_from(source, hops_left)
+        if not self._tables.switch.may_spread(source, len(neighbours), now):
+            forwarder.drop("storm")
+            return
+        self._deliver(forwarder, source, kind, plaintext, content_at, now)
         if not neighbours:
             return
         onward = one_hop_less(plaintext)
         for neighbour in neighbours:
             other = self._tables.forwarders.get(neighbour)
-            if other is not None and other is not forwarder:
+            if other is None:
+                forwarder.drop("no-route")
+            elif other is not forwarder:
                 other.send_record(onward)
 
     def _relay_piece(

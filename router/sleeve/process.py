@@ -6,10 +6,10 @@ away.
 
 The loop is epoll and nothing else. What a framework would add per event (handles, callbacks,
 futures) is paid per wake-up, and under a stream of frames a wake-up brings one to three dozen
-datagrams; here it is one system call. Each turn takes a bounded batch from the TAP and a
-bounded batch from each socket, then flushes, so neither direction starves the other; epoll is
-level-triggered and brings back what was left. Where the kernel lacks the offloads that make
-batches worth it, `portable` runs the same engine on asyncio.
+datagrams; here it is one system call. Each turn takes a bounded batch from the TAP, in
+equal parts from its queues, and a bounded batch from each socket, then flushes, so nobody
+starves anybody; epoll is level-triggered and brings back what was left. Where the kernel lacks
+the offloads that make batches worth it, `portable` runs the same engine on asyncio.
 """
 
 import argparse
@@ -42,11 +42,11 @@ def run(datapath: Datapath, sockets: UdpSockets) -> None:
     """Move frames until the router or a signal says to end."""
     engine, steering, link = datapath.engine, datapath.steering, datapath.link
     poll = select.epoll()
-    tap_fd = datapath.tap.fileno()
+    tap_queues = frozenset(datapath.tap.queues())
     listener_fd = link.listener.fileno()
     udp_of = {udp.fileno(): udp for udp in sockets.sockets.values()}
     wake_fd = _wake_on_signals()
-    for fd in (tap_fd, listener_fd, wake_fd, *udp_of):
+    for fd in (*tap_queues, listener_fd, wake_fd, *udp_of):
         poll.register(fd, select.EPOLLIN)
     router: socket.socket | None = None
     buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
@@ -55,9 +55,10 @@ def run(datapath: Datapath, sockets: UdpSockets) -> None:
         wait_s = max(0.0, min(steering.next_at - time.monotonic(), MAX_WAIT_S))
         events = poll.poll(wait_s)
         now = time.monotonic()
+        ready_queues = sum(fd in tap_queues for fd, _ in events)
         for fd, _ in events:
-            if fd == tap_fd:
-                datapath.read_frames(now)
+            if fd in tap_queues:
+                datapath.read_frames(fd, now, ready_queues)
             elif fd in udp_of:
                 receive_into = udp_of[fd].receive_into
                 for _ in range(MAX_RECEIVES_PER_TURN):

@@ -92,8 +92,8 @@ def test_frames_to_nobody_are_limited_and_the_tables_stay_small(
     assert drops["storm"] > 1000
     assert max(grown) < 6 * 1024
     assert lab.api("h2").status().datapath.macs < 100
-    # They are no frames to groups, so the filters let them pass, and they fill the TAP's queue.
-    assert loss < 0.5
+    # They fill the flooding container's own queue of the TAP.
+    assert loss < 0.1
     assert lab.ping().ok
 
 

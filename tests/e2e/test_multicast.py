@@ -38,7 +38,8 @@ def test_each_member_gets_each_datagram_once(
     try:
         began = time.monotonic()
         for number in range(DATAGRAMS):
-            # Never faster than this, even if we were held up: a queue may be full, here or there.
+            # Never faster than this, even if we were held up: the TAP's queue takes 1,000 frames,
+            # which is 333 of the larger datagrams, and what we send at once may not exceed that.
             time.sleep(max(0.5 / RATE, began + number / RATE - time.monotonic()))
             sender.sendto(struct.pack("!I", number).ljust(size, b"m"), (GROUP, PORT))
         wrong = {}
