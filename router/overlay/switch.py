@@ -12,7 +12,12 @@ flooding what it forgot; its own ports have already got it.
 
 An address which jumps to and fro between hosts is a layer-2 loop outside of us (or two
 containers with one address). `MacTable.moves` counts, so that status can show it.
+
+To *fast* peers, tunnels of the kernel take the frames of our bridge. What is for everyone has
+reached their bridges already, so it goes to them only where they have to pass it on.
 """
+
+from collections.abc import Iterable
 
 from router.overlay.flood import FloodLimiter
 from router.overlay.mac_table import MacTable
@@ -54,6 +59,12 @@ class Switch:
         """Destination to next hop."""
         self.broadcast: dict[int, tuple[int, ...]] = {}
         """Source to the neighbours that its broadcasts go on to."""
+        self.fast: frozenset[int] = frozenset()
+        self.flood_to: tuple[int, ...] = ()
+        """The neighbours that our own broadcasts go to."""
+        self.pass_on_to: tuple[int, ...] = ()
+        """Fast neighbours that our own broadcasts go to, only to be passed on."""
+        self._relays: frozenset[int] = frozenset()
 
     def install_routes(
         self, ourself: int, unicast: dict[int, int], broadcast: dict[int, list[int]]
@@ -63,6 +74,17 @@ class Switch:
         self.ourself = ourself
         self.unicast = dict(unicast)
         self.broadcast = {source: tuple(nexts) for source, nexts in broadcast.items()}
+        self._plan_floods()
+
+    def set_fast(self, fast: Iterable[int], relays: Iterable[int]) -> None:
+        """Name the fast peers, and those of them that have to pass our broadcasts on."""
+        self.fast, self._relays = frozenset(fast), frozenset(relays)
+        self._plan_floods()
+
+    def _plan_floods(self) -> None:
+        neighbours = self.broadcast.get(self.ourself, ())
+        self.flood_to = tuple(to for to in neighbours if to not in self.fast)
+        self.pass_on_to = tuple(to for to in neighbours if to in self.fast & self._relays)
 
     def from_bridge(self, destination_mac: bytes, source_mac: bytes, now: float) -> int:
         """Learn from a frame of our bridge. Return the peer it is for, or a `DROP_`.
@@ -84,7 +106,7 @@ class Switch:
 
     def may_flood(self, source_mac: bytes, frames: int, now: float) -> bool:
         """Whether a source on our bridge may send so many frames to everyone now."""
-        copies = frames * len(self.broadcast.get(self.ourself, ()))
+        copies = frames * (len(self.flood_to) + len(self.pass_on_to))
         return not copies or self._floods.admit(source_mac, copies, now)
 
     def from_peer(self, source: int, destination: int, hops_left: int) -> int:

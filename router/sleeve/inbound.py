@@ -22,6 +22,7 @@ from router.sleeve.format import (
     INNER_HEADER_BYTES,
     KIND_FRAGMENT,
     KIND_FRAME,
+    PASS_ON,
     TYPE_CONTROL,
     TYPE_DATA,
     TYPE_PLAIN_CONTROL,
@@ -355,6 +356,16 @@ class Inbound:
         now: float,
     ) -> None:
         content_at = INNER_HEADER_BYTES + BROADCAST_HEADER.size
+        only_pass_on = kind & PASS_ON
+        if only_pass_on:
+            kind &= ~PASS_ON
+            plaintext = (
+                with_kind(plaintext[:INNER_HEADER_BYTES], kind) + (plaintext[INNER_HEADER_BYTES:])
+            )
+            # Only the source itself knows what its tunnels brought us.
+            if self._tables.forwarders.get(source) is not forwarder:
+                forwarder.drop("malformed")
+                return
         if kind not in (KIND_FRAME, KIND_PARTIAL) or len(plaintext) < content_at:
             forwarder.drop("malformed")
             return
@@ -365,7 +376,8 @@ class Inbound:
         if not self._broadcasts.accept(source, boot_nonce, sequence, now):
             forwarder.drop("duplicate-broadcast")
             return
-        self._deliver(forwarder, source, kind, plaintext, content_at, now)
+        if not only_pass_on:
+            self._deliver(forwarder, source, kind, plaintext, content_at, now)
         neighbours = self._tables.switch.broadcast_from(source, hops_left)
         if not neighbours:
             return

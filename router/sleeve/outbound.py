@@ -20,6 +20,7 @@ from router.sleeve.format import (
     INNER_HEADER_BYTES,
     KIND_FRAME,
     MAX_HOPS,
+    PASS_ON,
 )
 from router.sleeve.forwarder import LARGE_HEADROOM_BYTES, Forwarder
 from router.sleeve.pieces import (
@@ -38,6 +39,7 @@ from router.sleeve.record import (
     bundle_entry,
     checksum_hint,
     inner_bytes,
+    with_kind,
 )
 from router.sleeve.tables import Tables
 from router.sleeve.tap import MAX_FRAME_BYTES, NEEDS_CHECKSUM, NO_OFFLOAD, VIRTIO_HEADER
@@ -107,6 +109,8 @@ class Outbound:
             else:
                 self._tables.drop("storm")
             return
+        if destination in self._tables.switch.fast:
+            self._tables.strays.note(macs[:6], destination, now)
         forwarder = self._tables.forwarders.get(self._tables.switch.unicast.get(destination, 0))
         if forwarder is None:
             self._tables.drop("no-route")
@@ -160,8 +164,9 @@ class Outbound:
 
     def _flood(self, frame: memoryview, hint: bytes, cut: Cut | None) -> None:
         """To everyone, along our own broadcast tree. Segments of large frames travel singly."""
-        neighbours = self._tables.switch.broadcast.get(self._tables.switch.ourself, ())
-        if not neighbours:
+        neighbours = self._tables.switch.flood_to
+        pass_on_to = self._tables.switch.pass_on_to
+        if not neighbours and not pass_on_to:
             return
         frames: Sequence[bytes | memoryview] = (frame,)
         if cut is not None:
@@ -173,12 +178,18 @@ class Outbound:
             self._broadcast_sequence += 1
             lead = inner + BROADCAST_HEADER.pack(self._boot_nonce, self._broadcast_sequence)
             plaintext = b"".join((lead, b"" if kind == KIND_FRAME else hint, each))
-            for neighbour in neighbours:
-                forwarder = self._tables.forwarders.get(neighbour)
-                if forwarder is None:
-                    self._tables.drop("no-route")
-                else:
-                    forwarder.send_record(plaintext)
+            self._send_each(neighbours, plaintext)
+            if pass_on_to:
+                marked = with_kind(inner, kind | PASS_ON) + plaintext[INNER_HEADER_BYTES:]
+                self._send_each(pass_on_to, marked)
+
+    def _send_each(self, neighbours: tuple[int, ...], plaintext: bytes) -> None:
+        for neighbour in neighbours:
+            forwarder = self._tables.forwarders.get(neighbour)
+            if forwarder is None:
+                self._tables.drop("no-route")
+            else:
+                forwarder.send_record(plaintext)
 
     def _frame_record(self, destination: int, frame: bytes | memoryview, hint: bytes) -> bytes:
         if hint == NO_HINT:
