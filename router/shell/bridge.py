@@ -12,7 +12,8 @@ import re
 import secrets
 from typing import Any
 
-from router.shell.netlink import (
+from weavepy.base.errors import UsageError
+from weavepy.kernel.netlink import (
     MAX_INTERFACE_NAME_LENGTH,
     HostError,
     Link,
@@ -21,7 +22,6 @@ from router.shell.netlink import (
     netlink,
     set_sysctl,
 )
-from weavepy.base.errors import UsageError
 
 _UNICAST_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from router.shell import probes
 from router.shell.namespaces import run_in_new
-from router.shell.netlink import HostError, get_sysctl
-from router.shell.nftables import chain_policy
 from router.shell.underlay import NoUnderlay, interfaces, overlay_mtu, underlay_mtu
 from weavepy.base.settings import DEFAULT_PORT, HTTP_PORT
+from weavepy.kernel.netlink import HostError, get_sysctl
+from weavepy.kernel.nftables import chain_policy
 
 FAST_PATH_PORT = 6784
 OLDEST_PYTHON = (3, 11)

@@ -26,8 +26,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 
-from router.shell.netlink import IpInterface
-from router.shell.nftables import counters, list_table, run_transaction, set_elements
+from weavepy.kernel.netlink import IpInterface
+from weavepy.kernel.nftables import counters, list_table, run_transaction, set_elements
 
 MESH_PORTS = (6783, 6784)
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from router.shell.netlink import MissingRights, find_link, netlink
-from router.shell.nftables import run_transaction
+from weavepy.kernel.netlink import MissingRights, find_link, netlink
+from weavepy.kernel.nftables import run_transaction
 
 UDP_SEGMENT = 103
 UDP_GRO = 104

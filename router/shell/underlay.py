@@ -13,7 +13,7 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from router.shell.netlink import HostError, Link, addresses, explained, links, netlink, routes
+from weavepy.kernel.netlink import HostError, Link, addresses, explained, links, netlink, routes
 
 OVERHEAD_BYTES = 100
 MINIMUM_OVERLAY_MTU_BYTES = 1280

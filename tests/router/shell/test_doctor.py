@@ -11,8 +11,9 @@ import pytest
 
 from router.shell import probes
 from router.shell.doctor import EXPERIMENTS, Finding, examine
-from router.shell.netlink import get_sysctl
-from tests.router.shell.conftest import World, can_make_namespaces, inside, run
+from tests.namespaces import can_make_namespaces, inside, run
+from tests.router.shell.conftest import World
+from weavepy.kernel.netlink import get_sysctl
 
 KERNEL_OPTIONS = {
     "veth pairs": "CONFIG_VETH",

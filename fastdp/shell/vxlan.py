@@ -1,0 +1,243 @@
+"""Tunnels of the kernel's VXLAN device: one per peer, each a port of the overlay's bridge.
+
+The device is point to point (one remote address, nothing to learn), so the bridge itself knows
+which MAC lies behind which peer, and no frame costs anything in user space. All tunnels and the
+TAP are *isolated* ports: they pass frames to and from containers and never to each other, so
+there is no loop, whatever pairs of hosts have tunnels.
+
+A device that is not carrying neither floods nor learns. It is told so before it first comes up:
+a new port would do both. Its alias says whose it is: "weavepy BRIDGE PEER". That is how a later
+router finds it, and how the devices of others, which are left alone, are told apart.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from fastdp.core.effects import AdoptedTunnel, Tunnel
+from fastdp.shell import fdb
+from fastdp.shell.device import (
+    CARRYING,
+    ISOLATED,
+    QUIET,
+    Device,
+    alias_of,
+    device_name,
+    devices,
+    flush,
+    make,
+    not_ours,
+    port_flags,
+    set_flags,
+)
+from fastdp.shell.driver import Arranged, Counters, Port
+from fastdp.shell.guard import Guard
+from weavepy.base.names import PeerName
+from weavepy.kernel.netlink import HostError, Link, explained, find_link, netlink, refusal
+
+DEFAULT_PORT = 6784
+
+OVERHEAD_BYTES = {4: 50, 6: 70}
+"""By the underlay's IP version: how much a packet grows (Ethernet, VXLAN, UDP and IP headers)."""
+
+MAX_MACS = 4096
+"""Of one tunnel, told to others."""
+
+_PROBE = "wvxprobe"
+
+
+class VxlanDriver:
+    name = "vxlan"
+
+    def __init__(self, bridge: str, tap: str, port: int = DEFAULT_PORT) -> None:
+        self._bridge = bridge
+        self._tap = tap
+        self._port = port
+        self._guard = Guard(bridge, port)
+        self._tunnels: dict[PeerName, Tunnel] = {}
+        self._carrying: dict[PeerName, bool] = {}
+        """What each tunnel's flags should say."""
+
+    # --- all tunnels -------------------------------------------------------------------------
+
+    def available(self) -> str:
+        try:
+            self._guard.refused()
+            with explained("making a VXLAN device"), netlink() as route:
+                route.link("add", ifname=_PROBE, kind="vxlan", vxlan_id=1, vxlan_port=self._port)
+                route.link("del", ifname=_PROBE)
+        except HostError as error:
+            return str(error)
+        return ""
+
+    def adopt(self) -> list[AdoptedTunnel]:
+        with explained("looking for tunnels"), netlink() as route:
+            found = self._ours(route)
+        self._carrying = {peer: device.carrying for peer, device in found.items()}
+        self._tunnels = {
+            peer: Tunnel(peer, device.short_id, device.network_id, device.remote_host)
+            for peer, device in found.items()
+        }
+        return [
+            AdoptedTunnel(
+                peer, device.short_id, device.network_id, device.remote_host, device.carrying
+            )
+            for peer, device in found.items()
+        ]
+
+    def arrange(self, tunnels: Sequence[Tunnel], mtu_bytes: int) -> Arranged:
+        # Before the devices: what they take in has passed the guard from the first datagram on.
+        self._guard.install(tunnels)
+        with explained("arranging tunnels"), netlink() as route:
+            bridge = self._required_bridge(route)
+            repairs = self._ensure_tap(route, bridge)
+            present = self._without_stale(route, tunnels)
+            before, self._tunnels = self._tunnels, {tunnel.peer: tunnel for tunnel in tunnels}
+            self._carrying = {
+                peer: self._carrying.get(peer, False) and before.get(peer) == tunnel
+                for peer, tunnel in self._tunnels.items()
+            }
+            ports: dict[PeerName, Port] = {}
+            errors: dict[PeerName, str] = {}
+            for peer, tunnel in self._tunnels.items():
+                name = device_name(tunnel.short_id)
+                try:
+                    ports[peer], changes = self._ensure(
+                        route, bridge.index, present.get(name), tunnel, mtu_bytes
+                    )
+                except NetlinkError as error:
+                    errors[peer] = str(refusal(f"making {name}", int(error.code)))
+                except HostError as error:
+                    errors[peer] = str(error)
+                else:
+                    if before.get(peer) == tunnel:
+                        repairs += [f"{name} {change}" for change in changes]
+        return Arranged(ports, errors, repairs)
+
+    def counters(self) -> Counters:
+        with explained("counting frames"), netlink() as route:
+            found = self._ours(route)
+        traffic = {peer: device.traffic for peer, device in found.items()}
+        return Counters(traffic, self._guard.refused())
+
+    def remove_all(self) -> None:
+        with explained("removing tunnels"), netlink() as route:
+            for device in self._ours(route).values():
+                route.link("del", index=device.index)
+        self._guard.remove()
+        self._tunnels = {}
+        self._carrying = {}
+
+    def _ours(self, route: Any) -> dict[PeerName, Device]:
+        return {peer: device for device in devices(route) if (peer := device.owner(self._bridge))}
+
+    def _required_bridge(self, route: Any) -> Link:
+        link = find_link(route, self._bridge)
+        if link is None or link.kind != "bridge":
+            raise HostError(f"there is no bridge {self._bridge} for tunnels to be ports of")
+        return link
+
+    def _ensure_tap(self, route: Any, bridge: Link) -> list[str]:
+        """The TAP is isolated before any tunnel is there."""
+        repairs = []
+        tap = find_link(route, self._tap)
+        if tap is None:
+            raise HostError(f"there is no TAP {self._tap} beside which tunnels could work")
+        if tap.master != bridge.index:
+            if tap.master:
+                raise HostError(f"the TAP {self._tap} is a port of something else")
+            route.link("set", index=tap.index, master=bridge.index)
+            repairs.append(f"{self._tap} was taken out of {self._bridge}")
+        if not port_flags(route, tap.index).items() >= ISOLATED.items():
+            set_flags(route, tap.index, ISOLATED)
+        return repairs
+
+    def _without_stale(self, route: Any, tunnels: Sequence[Tunnel]) -> dict[str, Device]:
+        """All VXLAN devices by name, after those of ours are gone that are no tunnel any more."""
+        wanted = {device_name(tunnel.short_id): tunnel for tunnel in tunnels}
+        present: dict[str, Device] = {}
+        for device in devices(route):
+            tunnel = wanted.get(device.name)
+            stale = device.owner(self._bridge) is not None and not (
+                tunnel is not None and device.is_tunnel(self._bridge, tunnel, self._port)
+            )
+            if stale or device.is_half_made(self._port):
+                route.link("del", index=device.index)
+            else:
+                present[device.name] = device
+        return present
+
+    def _ensure(
+        self, route: Any, bridge: int, device: Device | None, tunnel: Tunnel, mtu_bytes: int
+    ) -> tuple[Port, list[str]]:
+        """Have the device as it should be; return what was different about it."""
+        changes = []
+        if device is None:
+            device = make(route, bridge, tunnel, self._port, mtu_bytes)
+            changes.append("was deleted")
+        elif device.owner(self._bridge) is None:
+            raise not_ours(device.name)
+        index = device.index
+        up, flags = device.up, device.flags
+        if device.master != bridge:
+            # Down, so that the new port passes nothing before it has its flags.
+            route.link("set", index=index, state="down", master=bridge)
+            up, flags = False, {}
+            changes.append(f"was taken out of {self._bridge}")
+        if device.mtu_bytes != mtu_bytes:
+            route.link("set", index=index, mtu=mtu_bytes)
+        wanted = ISOLATED | (CARRYING if self._carrying[tunnel.peer] else QUIET)
+        if flags != wanted:
+            set_flags(route, index, wanted)
+            if not changes:
+                changes.append("had other port flags")
+        if not up:
+            alias = alias_of(self._bridge, tunnel.peer)
+            route.link("set", index=index, state="up", ifalias=alias)
+            if not changes:
+                changes.append("was down")
+        return Port(device.name, device.mac), changes
+
+    # --- one tunnel --------------------------------------------------------------------------
+
+    def macs(self, peer: PeerName) -> list[bytes]:
+        with self._tunnel("reading what lies behind", peer) as (_, bridge, tunnel):
+            return [] if tunnel is None else fdb.learnt(bridge.index, tunnel.index)[:MAX_MACS]
+
+    def carry(self, peer: PeerName, macs: Sequence[bytes]) -> None:
+        with self._tunnel("carrying frames to", peer) as (route, bridge, tunnel):
+            if tunnel is None:
+                raise HostError(f"there is no tunnel to {peer}")
+            set_flags(route, tunnel.index, CARRYING)
+            self._carrying[peer] = True
+            fdb.point(bridge.index, tunnel.index, macs)
+
+    def retire(self, peer: PeerName, macs: Sequence[bytes]) -> None:
+        self._carrying[peer] = False
+        with self._tunnel("ending the tunnel to", peer) as (route, bridge, tunnel):
+            if tunnel is not None:
+                # First: a frame that comes in by the tunnel would take its MAC back.
+                set_flags(route, tunnel.index, QUIET)
+            tap = find_link(route, self._tap)
+            if tap is not None:
+                fdb.point(bridge.index, tap.index, macs)
+            if tunnel is not None:
+                flush(route, tunnel.index)
+
+    def point(self, peer: PeerName, macs: Sequence[bytes]) -> None:
+        with self._tunnel("pointing frames to", peer) as (_, bridge, tunnel):
+            if tunnel is not None and self._carrying.get(peer):
+                fdb.point(bridge.index, tunnel.index, macs)
+
+    @contextmanager
+    def _tunnel(self, doing: str, peer: PeerName) -> Iterator[tuple[Any, Link, Link | None]]:
+        """The bridge, and the tunnel's device if it is there."""
+        with explained(f"{doing} {peer}"), netlink() as route:
+            bridge = self._required_bridge(route)
+            tunnel = self._tunnels.get(peer)
+            link = find_link(route, device_name(tunnel.short_id)) if tunnel is not None else None
+            if link is not None and link.alias != alias_of(self._bridge, peer):
+                link = None
+            yield route, bridge, link
