@@ -85,6 +85,9 @@ class Path:
     def is_unused(self) -> bool:
         return not self.is_fast and self.tunnel is None and not (self.host or self.connected)
 
+    def mtu_bytes(self, ours: int) -> int:
+        return ours if self.theirs is None else min(ours, self.theirs.mtu_bytes)
+
     def replace_tunnel(self, tunnel: Tunnel | None, now: float) -> None:
         assert self.phase is Phase.IDLE
         self.tunnel = tunnel
@@ -134,6 +137,8 @@ class FastRow:
     reason: str
     """Why not better; empty for "fastdp"."""
     remote_host: str
+    mtu_bytes: int
+    """The size of packets that heartbeats prove to pass: the smaller of both ends' overlay MTUs."""
     since_s: float
     failures: int
     heartbeats_sent: int

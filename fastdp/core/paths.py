@@ -69,7 +69,6 @@ _ETHERNET_HEADER_BYTES = 14
 class FastPaths:
     def __init__(
         self,
-        ourself: PeerName,
         rng: Random,
         now: float,
         *,
@@ -80,7 +79,6 @@ class FastPaths:
     ) -> None:
         """`mtu_bytes` is the overlay's, here. `adopted` is empty unless `policy.enabled`."""
         assert policy.enabled or not adopted
-        self.ourself = ourself
         self._rng = rng
         self._policy = policy
         self._mtu_bytes = mtu_bytes
@@ -318,6 +316,7 @@ class FastPaths:
                 state=_state(path),
                 reason=path.reason(self._port, now),
                 remote_host=path.host,
+                mtu_bytes=path.mtu_bytes(self._mtu_bytes),
                 since_s=now - path.since,
                 failures=path.health.failures,
                 heartbeats_sent=path.beats_sent,
@@ -440,7 +439,7 @@ class FastPaths:
         path.beat_at = max(path.beat_at + BEAT_S, now)
         path.beats_sent += 1
         beat = Heartbeat(path.theirs.token, path.beats_sent, path.health.age_ms(now))
-        frame_bytes = _ETHERNET_HEADER_BYTES + min(self._mtu_bytes, path.theirs.mtu_bytes)
+        frame_bytes = _ETHERNET_HEADER_BYTES + path.mtu_bytes(self._mtu_bytes)
         return [SendHeartbeat(path.peer, encode_heartbeat(beat), frame_bytes)]
 
     # --- all paths -----------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """Whether this host wants a fast path to an address, before any peer is asked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Literal
 
 Mode = Literal["auto", "vxlan", "off"]
+MODES: tuple[Mode, ...] = ("auto", "vxlan", "off")
 Network = IPv4Network | IPv6Network
 
 
@@ -21,14 +22,25 @@ class Policy:
 
     @property
     def enabled(self) -> bool:
-        return self.mode != "off" and not self.unavailable
+        """Whether there may be a tunnel to anybody."""
+        return not self.general_refusal
+
+    @property
+    def general_refusal(self) -> str:
+        """Why there shall be a tunnel to nobody."""
+        if self.mode == "off":
+            return "--fastdp is off"
+        if self.encrypted and not self.trusted:
+            return "encrypted mesh: this kernel has no ESP, and there are no --trusted-subnets"
+        return self.unavailable
+
+    def without_driver(self, reason: str) -> "Policy":
+        return replace(self, unavailable=reason)
 
     def refusal(self, host: str) -> str:
         """Why there shall be no tunnel to `host`; empty if there may be one."""
-        if self.mode == "off":
-            return "--fastdp is off"
-        if self.unavailable:
-            return self.unavailable
+        if self.mode == "off" or self.unavailable:
+            return self.general_refusal
         if self.encrypted and not is_in(host, self.trusted):
             return f"encrypted mesh: this kernel has no ESP and {host} is not in --trusted-subnets"
         return ""

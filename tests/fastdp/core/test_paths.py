@@ -232,7 +232,7 @@ def test_switched_off_it_says_so_to_the_other_end_and_touches_nothing() -> None:
         "sleeve",
         "the other end does not want a fast path: --fastdp is off",
     )
-    paths = FastPaths(NAMES[0], Random(7), 0.0, policy=off, mtu_bytes=1400)
+    paths = FastPaths(Random(7), 0.0, policy=off, mtu_bytes=1400)
     effects = [
         *paths.handle_datapath_back((), 0.0),
         *paths.handle_connected(NAMES[1], 0.0),
@@ -278,7 +278,7 @@ def test_nonsense_from_a_peer_is_its_fault() -> None:
 
 
 def test_more_peers_than_a_bridge_has_ports_stay_on_sleeve() -> None:
-    paths = FastPaths(NAMES[0], Random(7), 0.0, policy=CLEAR, mtu_bytes=1400)
+    paths = FastPaths(Random(7), 0.0, policy=CLEAR, mtu_bytes=1400)
     offer = an_offer()
     peers = [PeerName(f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}") for n in range(MAX_TUNNELS + 5)]
     short_ids = {peer: number + 100 for number, peer in enumerate(peers)}
@@ -302,7 +302,7 @@ def test_more_peers_than_a_bridge_has_ports_stay_on_sleeve() -> None:
 
 
 def an_offer() -> bytes:
-    paths = FastPaths(NAMES[1], Random(7), 0.0, policy=CLEAR, mtu_bytes=1400)
+    paths = FastPaths(Random(7), 0.0, policy=CLEAR, mtu_bytes=1400)
     paths.handle_connected(NAMES[0], 0.0)
     effects = paths.handle_session(NAMES[0], HOSTS[0], 0.0)
     return next(effect.payload for effect in effects if isinstance(effect, TellPeer))

@@ -57,6 +57,8 @@ class Host:
     device_error: str = ""
     """What the driver answers to `Carry` and `Arrange`, if anything."""
     datapath: bool = True
+    told: bool = True
+    """The datapath has heard of the router: before that it has no session to send by."""
     fast: tuple[int, ...] = ()
     mac_owner: str = "tap"
     """Where the bridge sends frames for the other host's container."""
@@ -100,7 +102,6 @@ class World:
             for t in host.tunnels.values()
         ]
         host.paths = FastPaths(
-            host.name,
             Random(self.rng.getrandbits(32)),
             self.now,
             policy=host.policy,
@@ -169,7 +170,7 @@ class World:
 
     def new_datapath(self, index: int) -> None:
         host = self.hosts[index]
-        host.datapath = True
+        host.datapath, host.told = True, False
         if host.paths is not None:
             self.run(index, host.paths.handle_datapath_back((), self.now))
 
@@ -222,7 +223,8 @@ class World:
     def check(self) -> None:
         """No broadcast goes both ways: what floods the tunnel is not sent by the datapath."""
         for host in self.hosts:
-            by_sleeve = host.datapath and SHORT_IDS[host.other] not in host.fast
+            told = host.datapath and host.told
+            by_sleeve = told and SHORT_IDS[host.other] not in host.fast
             assert not (self.is_carrying(host.index) and by_sleeve and host.session), (
                 f"at {self.now}: broadcasts of {host.name} go twice"
             )
@@ -302,7 +304,7 @@ class World:
         host = self.hosts[index]
         if host.life != life or not host.datapath or host.paths is None:
             return
-        host.fast = message.fast
+        host.fast, host.told = message.fast, True
         for macs in message.learn.values():
             host.known_behind = (*host.known_behind, *macs)
         answer = {short_id: [MACS[host.other]] for short_id in message.fast}
