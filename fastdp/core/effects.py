@@ -126,9 +126,10 @@ class SetFast:
     """MACs that lie behind peers, for the datapath to know when their tunnel retires."""
 
 
-FastEffect = (
-    Arrange | ReadMacs | Carry | Retire | Point | SendHeartbeat | TellPeer | SetFast | LogLine
-)
+TunnelEffect = Arrange | ReadMacs | Carry | Retire | Point | SendHeartbeat
+"""What the owner of the driver does."""
+
+FastEffect = TunnelEffect | TellPeer | SetFast | LogLine
 
 __all__ = [
     "AdoptedTunnel",
@@ -143,5 +144,6 @@ __all__ = [
     "SetFast",
     "TellPeer",
     "Tunnel",
+    "TunnelEffect",
     "network_id",
 ]
