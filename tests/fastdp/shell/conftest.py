@@ -75,6 +75,8 @@ class World(Namespaces):
         self.plug(host.namespace, f"p{number}", host.address, host.address6)
         for command in (
             "ip link add weave type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            # What the kernel says by itself about IPv6 would be counted with the rest.
+            "sysctl -qw net.ipv6.conf.weave.disable_ipv6=1",
             "ip link set weave up",
             f"ip link add vc type veth peer name ethwe netns {host.container.name}",
             "ip link set vc master weave up",

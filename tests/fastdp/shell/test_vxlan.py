@@ -1,16 +1,19 @@
 """Tunnels in real namespaces: made, adopted, repaired, and what they carry."""
 
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 
-from fastdp.core.effects import AdoptedTunnel
+from fastdp.core.effects import AdoptedTunnel, Tunnel
+from fastdp.core.paths import MAX_TUNNELS
 from fastdp.shell.device import device_name
 from fastdp.shell.vxlan import OVERHEAD_BYTES, VxlanDriver
 from tests.fastdp.shell.conftest import BRIDGE, MTU_BYTES, TAP, Host, World, joined
 from tests.namespaces import ping
+from weavepy.base.names import PeerName
 from weavepy.kernel.netlink import HostError
 
 pytestmark = pytest.mark.root
@@ -310,3 +313,28 @@ def test_jumbo_frames_pass_whole(make_world: Callable[..., World]) -> None:
         host.carry(other)
 
     one.in_container(f"ping -c1 -W2 -M do -s {overlay - 28} {two.container_address}")
+
+
+@pytest.mark.slow
+def test_as_many_tunnels_as_there_may_be_and_one_that_carries(world: World) -> None:
+    one, two = world.hosts(2)
+    far = [
+        Tunnel(PeerName(f"00:00:00:00:{n >> 8:02x}:{n & 255:02x}"), n, 1 << 12 | n, "10.0.0.9")
+        for n in range(3, MAX_TUNNELS + 2)
+    ]
+    two.arrange(two.tunnel(one))
+    two.carry(one)
+
+    arranged = one.arrange(one.tunnel(two), *far)
+    one.carry(two)
+
+    assert len(arranged.ports) == MAX_TUNNELS
+    assert arranged.errors == {}
+    ping(one.container, two.container_address)
+    start = time.monotonic()
+    assert one.arrange(one.tunnel(two), *far).repairs == []
+    looked_s = time.monotonic() - start
+    start = time.monotonic()
+    one.on(one.driver.remove_all)
+    print(f"looking through them {looked_s:.1f} s, removing {time.monotonic() - start:.1f} s")
+    assert looked_s < 2.0
