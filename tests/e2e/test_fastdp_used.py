@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.e2e.conftest import MakeLab
 from tests.e2e.traffic import ArpCounter
 from tests.e2e.tunnels import (
@@ -63,6 +65,26 @@ def test_a_mixed_mesh_of_five_reaches_all_and_broadcasts_arrive_once(make_lab: M
     behind = connection(lab, "h1", "h4")
     assert behind is not None
     assert behind.info.startswith("sleeve: ")
+
+
+@pytest.mark.parametrize("hosts", [3, 4])
+def test_in_a_chain_those_between_pass_broadcasts_on(make_lab: MakeLab, hosts: int) -> None:
+    """Neighbours are fast; frames between the others are relayed by sleeve."""
+    options = [*AUTO, "--no-discovery"]
+    lab = make_lab(hosts=hosts, containers=1, topology="chain", launch_options=options)
+    links = [(f"h{number}", f"h{number + 1}") for number in range(1, hosts)]
+    wait_for_overlay(lab, both_ways(*links), "fastdp")
+    wait_for_all_pings(lab, 10)
+    assert_each_broadcast_arrives_once(lab)
+    assert iperf(lab, "h1c1", f"h{hosts}c1") > 0.01
+
+
+def test_it_works_between_ipv6_addresses(make_lab: MakeLab) -> None:
+    lab = make_lab(hosts=2, containers=1, family="ipv6", launch_options=AUTO)
+    wait_for_overlay(lab, both_ways(("h1", "h2")), "fastdp")
+    before = sleeve_frames(lab, "h1")
+    assert passes(lab, 1400)
+    assert sleeve_frames(lab, "h1") - before < 20
 
 
 def test_the_mtu_follows_the_underlay_and_what_the_mesh_is_made_for(make_lab: MakeLab) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from tests.e2e.waiting import connection, wait_for
 from weavepy.client import schema
 from weavepy.lab.lab import Lab
+from weavepy.lab.system import inside, run
 
 VXLAN = ["--fastdp", "vxlan", "--insecure"]
 AUTO = ["--fastdp", "auto", "--insecure"]
@@ -68,5 +69,4 @@ def _table(lab: Lab, one: str, other: str) -> str:
 
 
 def _nft(lab: Lab, rules: str) -> None:
-    done = lab.exec("wire", ["nft", rules])
-    assert done.returncode == 0, done.stderr
+    run(inside(lab.plan.wire, ["nft", rules]))
