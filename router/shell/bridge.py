@@ -19,6 +19,7 @@ from weavepy.kernel.netlink import (
     Link,
     explained,
     find_link,
+    links,
     netlink,
     set_sysctl,
 )
@@ -120,6 +121,15 @@ def add_port(route: Any, master: Link, port: Link) -> None:
         route.link("set", index=port.index, master=master.index)
     if not port.up:
         route.link("set", index=port.index, state="up")
+
+
+def master_of(interface: str) -> str:
+    """The bridge that the interface is a port of; empty if it is none, or is not there."""
+    with explained(f"looking at {interface}"), netlink() as route:
+        port = find_link(route, interface)
+        if port is None:
+            return ""
+        return next((link.name for link in links(route) if link.index == port.master), "")
 
 
 def remove_bridge(name: str) -> bool:

@@ -27,6 +27,7 @@ CONNECTION_STATES = (
 )
 TARGET_STATES = ("connected", "dialling", "waiting", "suspended")
 TARGET_ORIGINS = ("given", "remembered", "discovered")
+TUNNEL_STATES = ("fastdp", "trying", "sleeve")
 IPAM_STATES = ("none", "waiting", "ready")
 
 
@@ -49,6 +50,8 @@ class StatusCollector(Collector):
         yield from _ipam_metrics(status.ipam)
         yield from _datapath_metrics(status.datapath)
         yield from _session_metrics(status.datapath.sessions)
+        if status.fastdp is not None:
+            yield from _fastdp_metrics(status.fastdp)
 
 
 def render_metrics(status: schema.Status) -> bytes:
@@ -258,6 +261,45 @@ def _session_metrics(sessions: list[schema.SessionStatus]) -> Iterator[Metric]:
         for drop in session.drops:
             drops.add_metric([session.peer, session.nickname, drop.name], drop.value)
     yield drops
+
+
+def _fastdp_metrics(fastdp: schema.FastdpStatus) -> Iterator[Metric]:
+    states = GaugeMetricFamily(
+        "weavepy_fastdp_peers", "Connected peers by the way frames take to them.", labels=["state"]
+    )
+    counts = Counter(tunnel.state for tunnel in fastdp.tunnels)
+    for state in dict.fromkeys((*TUNNEL_STATES, *sorted(counts))):
+        states.add_metric([state], counts[state])
+    yield states
+
+    tunnels = [tunnel for tunnel in fastdp.tunnels if tunnel.state != "sleeve"]
+    labels = ["peer", "nickname"]
+    up = GaugeMetricFamily(
+        "weavepy_tunnel_up", "1 if frames go through the peer's tunnel.", labels=labels
+    )
+    for tunnel in tunnels:
+        up.add_metric([tunnel.peer, tunnel.nickname], tunnel.state == "fastdp")
+    yield up
+    counters: tuple[tuple[str, str, Callable[[schema.TunnelStatus], int]], ...] = (
+        ("frames_sent", "Frames into the tunnel.", lambda tunnel: tunnel.frames_sent),
+        ("frames_received", "Frames out of it.", lambda tunnel: tunnel.frames_received),
+        ("sent_bytes", "Bytes of frames into the tunnel.", lambda tunnel: tunnel.bytes_sent),
+        ("received_bytes", "Bytes of frames out of it.", lambda tunnel: tunnel.bytes_received),
+    )
+    for name, help_text, count in counters:
+        family = CounterMetricFamily(f"weavepy_tunnel_{name}", help_text, labels=labels)
+        for tunnel in tunnels:
+            family.add_metric([tunnel.peer, tunnel.nickname], count(tunnel))
+        yield family
+
+    refused = CounterMetricFamily(
+        "weavepy_fastdp_refused",
+        "VXLAN datagrams dropped because they are no current peer's.",
+        labels=["reason"],
+    )
+    for counter in fastdp.refused:
+        refused.add_metric([counter.name], counter.value)
+    yield refused
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

@@ -1,0 +1,106 @@
+"""The fast path breaks and comes back, or a router does, under traffic that misses nothing."""
+
+import time
+
+import pytest
+
+from tests.e2e.conftest import MakeLab
+from tests.e2e.flow import Flow
+from tests.e2e.traffic import Stream
+from tests.e2e.tunnels import (
+    AUTO,
+    VXLAN,
+    block_vxlan,
+    both_ways,
+    unblock_vxlan,
+    wait_for_overlay,
+)
+from tests.e2e.waiting import connection, wait_for
+
+PAIR = both_ways(("h1", "h2"))
+
+ON_SLEEVE_WITHIN_S = 5.0
+BACK_WITHIN_S = 10.0
+
+KILLS = 3
+RATE = 3000.0
+"""Datagrams per second while a router is killed again and again."""
+
+
+def test_a_blocked_port_costs_five_seconds_and_no_connection(make_lab: MakeLab) -> None:
+    lab = make_lab(hosts=2, containers=1, launch_options=AUTO)
+    wait_for_overlay(lab, PAIR, "fastdp")
+    address = lab.address("h2c1")
+    with (
+        Flow(lab, "h1c1", "h2c1", address) as flow,
+        Stream(lab, "h1c1", "h2c1") as there,
+        Stream(lab, "h2c1", "h1c1") as back,
+    ):
+        wait_for(lambda: flow.bytes_received, lambda count: count > 1_000_000, 10)
+        began = time.monotonic()
+        block_vxlan(lab, "h1", "h2")
+        wait_for_overlay(lab, PAIR, "sleeve", ON_SLEEVE_WITHIN_S + 1)
+        fallback_s = time.monotonic() - began
+        wait_for(lambda: len(there.counts), lambda count: count > 0, 1)
+        time.sleep(1.0)
+        there_gap_s, back_gap_s = there.longest_gap_s, back.longest_gap_s
+        found = connection(lab, "h1", "h2")
+        assert found is not None
+        assert "UDP 6784 blocked?" in found.info
+        sent = there.sent, back.sent
+
+        began = time.monotonic()
+        unblock_vxlan(lab, "h1", "h2")
+        wait_for_overlay(lab, PAIR, "fastdp", BACK_WITHIN_S)
+        print(f"sleeve after {fallback_s:.2f} s, back after {time.monotonic() - began:.2f} s")
+        time.sleep(1.0)
+    print(f"stood still for {there_gap_s:.2f} s and {back_gap_s:.2f} s")
+    assert there.lost, "the block must have bitten"
+    assert max(there_gap_s, back_gap_s) < ON_SLEEVE_WITHIN_S
+    for stream, before in ((there, sent[0]), (back, sent[1])):
+        assert [number for number in stream.lost if number >= before] == [], "on the way back"
+    assert there.duplicated == back.duplicated == []
+    assert flow.failure == ""
+    assert not flow.damaged
+
+
+def test_no_frame_is_lost_while_a_router_is_killed_and_restarted(make_lab: MakeLab) -> None:
+    lab = make_lab(hosts=2, containers=1, launch_options=VXLAN)
+    wait_for_overlay(lab, PAIR, "fastdp")
+    with Stream(lab, "h1c1", "h2c1", rate=RATE) as there, Stream(lab, "h2c1", "h1c1") as back:
+        for _ in range(KILLS):
+            lab.router("h2", "kill")
+            time.sleep(0.5)
+            lab.router("h2", "start")
+            time.sleep(1.5)
+        wait_for_overlay(lab, PAIR, "fastdp", 20)
+    assert there.sent > 5000
+    for stream in (there, back):
+        assert stream.lost == []
+        assert stream.duplicated == []
+
+
+def test_a_router_that_stays_away_loses_nothing_either(make_lab: MakeLab) -> None:
+    """Its peer takes it for dead and goes by sleeve, whose datapath lives on."""
+    lab = make_lab(hosts=2, containers=1, launch_options=AUTO)
+    wait_for_overlay(lab, PAIR, "fastdp")
+    with Stream(lab, "h1c1", "h2c1") as there, Stream(lab, "h2c1", "h1c1") as back:
+        lab.router("h2", "kill")
+        wait_for_overlay(lab, [("h1", "h2")], "sleeve", 6)
+        lab.router("h2", "start")
+        wait_for_overlay(lab, PAIR, "fastdp", 20)
+    for stream in (there, back):
+        assert stream.lost == []
+        assert stream.duplicated == []
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "stopped"])
+def test_a_stopped_router_leaves_tunnels_only_if_told_to(make_lab: MakeLab, keep: bool) -> None:
+    lab = make_lab(hosts=2, containers=1, launch_options=AUTO)
+    wait_for_overlay(lab, PAIR, "fastdp")
+    shown = lab.exec("h2", ["weavepy", "stop", *(["--keep-datapath"] if keep else [])])
+    assert shown.returncode == 0, shown.stderr
+    devices = lab.exec("h2", ["ip", "-o", "link", "show", "type", "vxlan"]).stdout
+    tables = lab.exec("h2", ["nft", "list", "tables"]).stdout
+    assert ("wvx" in devices) == keep, devices
+    assert ("fastdp" in tables) == keep, tables
