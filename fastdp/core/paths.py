@@ -59,9 +59,6 @@ OFFER_REPEAT_S = 10.0
 ANSWER_S = 1.0
 """So long a datapath may take to learn MACs; then the tunnel retires without it."""
 DRAIN_S = 0.1
-KEPT_S = 30.0
-"""A tunnel found at start is removed after so long if its peer does not come back, and so is one
-whose session does not come back after our datapath was lost."""
 
 _ETHERNET_HEADER_BYTES = 14
 
@@ -109,7 +106,7 @@ class FastPaths:
     def handle_session(self, peer: PeerName, host: str, now: float) -> list[FastEffect]:
         """Its sleeve session came up, or roamed."""
         path = self._path(peer)
-        path.host = host
+        path.host, path.left = host, False
         return self._settle([path], now)
 
     def handle_session_lost(self, peer: PeerName, now: float) -> list[FastEffect]:
@@ -117,12 +114,11 @@ class FastPaths:
         if path is None:
             return []
         path.host = ""
-        path.kept_until = now
         return self._settle([path], now)
 
     def handle_connected(self, peer: PeerName, now: float) -> list[FastEffect]:
         path = self._path(peer)
-        path.connected = True
+        path.connected, path.left = True, False
         path.offered = None
         return self._settle([path], now)
 
@@ -133,7 +129,7 @@ class FastPaths:
             return []
         path.connected = False
         if left:
-            path.host, path.theirs, path.kept_until = "", None, now
+            path.host, path.theirs, path.left = "", None, True
         return self._settle([path], now)
 
     def handle_short_ids(
@@ -199,7 +195,6 @@ class FastPaths:
         effects: list[FastEffect] = []
         for path in self._paths.values():
             path.generation = -1
-            path.kept_until = now + KEPT_S
             if path.phase is Phase.LEARNING:
                 effects.append(self._retire(path))
         return effects
@@ -258,7 +253,7 @@ class FastPaths:
         path.failure = ""
         path.since = now
         path.health.came_up(now)
-        return [_log("info", path, f"frames to {path.host} go by the fast path now")]
+        return [_log("info", path, f"frames to {path.remote_host} go by the fast path now")]
 
     def handle_macs(self, peer: PeerName, macs: Sequence[bytes], now: float) -> list[FastEffect]:
         path = self._paths.get(peer)
@@ -315,7 +310,7 @@ class FastPaths:
                 peer=path.peer,
                 state=_state(path),
                 reason=path.reason(self._port, now),
-                remote_host=path.host,
+                remote_host=path.remote_host,
                 mtu_bytes=path.mtu_bytes(self._mtu_bytes),
                 since_s=now - path.since,
                 failures=path.health.failures,
@@ -337,7 +332,6 @@ class FastPaths:
     def _adopt(self, found: AdoptedTunnel, now: float) -> None:
         path = self._path(found.peer)
         path.tunnel = Tunnel(found.peer, found.short_id, found.network_id, found.remote_host)
-        path.kept_until = now + KEPT_S
         path.since = now
         self._tunnels += 1
         if found.carrying:
@@ -346,7 +340,7 @@ class FastPaths:
 
     def _step(self, path: Path, now: float) -> list[FastEffect]:
         """Compare what could be with what is, and go at most one step from one to the other."""
-        wanted = self._wanted(path, now)
+        wanted = self._wanted(path)
         effects = self._offer(path, now)
         if path.phase is Phase.IDLE and path.tunnel != wanted:
             self._tunnels += (wanted is not None) - (path.tunnel is not None)
@@ -385,24 +379,28 @@ class FastPaths:
             path.phase = Phase.IDLE
         return []
 
-    def _wanted(self, path: Path, now: float) -> Tunnel | None:
-        """The tunnel that there should be; if None, `path.refusal` says why."""
+    def _wanted(self, path: Path) -> Tunnel | None:
+        """The tunnel that there should be; if None, `path.refusal` says why.
+
+        What is not known does not end a tunnel that carries: it works without sleeve, and its
+        heartbeats tell whether it does. Only a peer that others relay to must not have one.
+        """
         path.refusal = self._policy.refusal(path.host) if path.host else ""
+        short_id = self._short_ids.get(path.peer, 0)
+        if path.left:
+            path.refusal = "the other end has left the mesh"
+        elif short_id and path.peer not in self._direct:
+            path.refusal = "frames are relayed: there is no direct link"
         if path.refusal:
             return None
-        short_id = self._short_ids.get(path.peer, 0)
-        unknown = ""
         if not path.host:
-            unknown = "there is no session"
-        elif path.peer not in self._direct or not short_id or not self._our_short_id:
-            unknown = "there is no direct link yet"
+            path.refusal = "there is no session"
+        elif not short_id or not self._our_short_id:
+            path.refusal = "there is no link yet"
         elif path.theirs is None:
-            unknown = "the other end has said nothing of a fast path"
-        if unknown:
-            if path.tunnel is not None and now < path.kept_until:
-                return path.tunnel
-            path.refusal = unknown
-            return None
+            path.refusal = "the other end has said nothing of a fast path"
+        if path.refusal:
+            return path.tunnel if path.phase is Phase.CARRYING else None
         path.refusal = self._their_refusal(path)
         if not path.refusal and path.tunnel is None and self._tunnels >= MAX_TUNNELS:
             path.refusal = f"behind {MAX_TUNNELS} others"
