@@ -2,23 +2,56 @@
 
 import errno
 import re
+import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
+from zlib import crc32
 
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fastdp.core.effects import Tunnel
 from fastdp.shell.driver import Traffic
+from fastdp.shell.rtnetlink import attribute, attributes, connected, dump
 from weavepy.base.names import PeerName, is_peer_name
-from weavepy.kernel.netlink import IFF_UP, HostError, dumped, find_link, set_sysctl
+from weavepy.kernel.netlink import IFF_UP, HostError, Link, find_link, set_sysctl
 
 QUIET = {"unicast_flood": 0, "mcast_flood": 0, "bcast_flood": 0, "learning": 0}
 CARRYING = dict.fromkeys(QUIET, 1)
 ISOLATED = {"isolated": 1}
 
 DONT_FRAGMENT = 1
+
+_RTM_GETLINK = 18
+_IFLA_ADDRESS = 1
+_IFLA_IFNAME = 3
+_IFLA_MTU = 4
+_IFLA_MASTER = 10
+_IFLA_LINKINFO = 18
+_IFLA_IFALIAS = 20
+_IFLA_STATS64 = 23
+_IFLA_INFO_KIND = 1
+_IFLA_INFO_DATA = 2
+_IFLA_INFO_SLAVE_DATA = 5
+_IFLA_VXLAN_ID = 1
+_IFLA_VXLAN_GROUP = 2
+_IFLA_VXLAN_PORT = 15
+_IFLA_VXLAN_GROUP6 = 16
+_PORT_FLAGS = {
+    "learning": 8,
+    "unicast_flood": 9,
+    "mcast_flood": 27,
+    "bcast_flood": 30,
+    "isolated": 33,
+}
+"""pyroute2's names for `IFLA_BRPORT_...`, and their numbers."""
+
+_INTERFACE = struct.Struct("=BxHiII")
+"""Family, type, index, flags, change."""
+_STATS64 = struct.Struct("=4Q")
+"""Packets received and sent, bytes received and sent, and more."""
 
 _NAME = re.compile(r"wvx[0-9a-f]{3}")
 
@@ -72,7 +105,7 @@ class Device:
         return None
 
     def is_half_made(self, udp_port: int) -> bool:
-        """Whether we were killed while we made it: it was not ours yet, and never came up."""
+        """Whether we were killed while we made it: it was never said to be ours, and never up."""
         ours = _NAME.fullmatch(self.name) and self.udp_port == udp_port
         return bool(ours) and not self.alias and not self.up
 
@@ -90,12 +123,20 @@ def alias_of(bridge: str, peer: PeerName) -> str:
     return f"weavepy {bridge} {peer}"
 
 
-def devices(route: Any) -> list[Device]:
+def group_of(bridge: str) -> int:
+    """The kernel's group of all tunnels of a bridge, by which it removes them at one stroke."""
+    return crc32(f"weavepy {bridge}".encode()) & 0x7FFFFFFF
+
+
+def devices() -> list[Device]:
     """All VXLAN devices of the host, whoever made them."""
-    return [_device(message) for message in dumped(lambda: route.get_links(kind="vxlan"))]
+    kind = attribute(_IFLA_INFO_KIND, b"vxlan")
+    request = _INTERFACE.pack(0, 0, 0, 0, 0) + attribute(_IFLA_LINKINFO, kind)
+    with connected() as connection:
+        return [_device(body) for body in dump(connection, _RTM_GETLINK, request)]
 
 
-def make(route: Any, bridge: int, tunnel: Tunnel, udp_port: int, mtu_bytes: int) -> Device:
+def make(route: Any, bridge: Link, tunnel: Tunnel, udp_port: int, mtu_bytes: int) -> None:
     """Create it as a port, down. Raises `NotOurs` if something stands in its place."""
     name = device_name(tunnel.short_id)
     address = numeric(tunnel.remote_host)
@@ -105,8 +146,9 @@ def make(route: Any, bridge: int, tunnel: Tunnel, udp_port: int, mtu_bytes: int)
             "add",
             ifname=name,
             kind="vxlan",
-            master=bridge,
+            master=bridge.index,
             mtu=mtu_bytes,
+            group=group_of(bridge.name),
             vxlan_id=tunnel.network_id,
             vxlan_port=udp_port,
             vxlan_learning=0,
@@ -123,15 +165,16 @@ def make(route: Any, bridge: int, tunnel: Tunnel, udp_port: int, mtu_bytes: int)
             ) from error
         raise not_ours(name) from error
     set_sysctl(f"ipv6/conf/{name}/disable_ipv6", 1)
-    return _device(route.link("get", ifname=name)[0])
+    route.link("set", ifname=name, ifalias=alias_of(bridge.name, tunnel.peer))
 
 
 def not_ours(name: str) -> NotOurs:
     return NotOurs(f"the interface {name} is not ours: remove it (`ip link del {name}`)")
 
 
-def port_flags(route: Any, index: int) -> Mapping[str, int]:
-    return _flags(route.link("get", index=index)[0])
+def is_isolated(route: Any, index: int) -> bool:
+    data = route.link("get", index=index)[0].get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA")
+    return bool(data is not None and data.get_attr("IFLA_BRPORT_ISOLATED"))
 
 
 def set_flags(route: Any, index: int, flags: Mapping[str, int]) -> None:
@@ -143,30 +186,33 @@ def flush(route: Any, index: int) -> None:
     route.brport("set", index=index, flush=True)
 
 
-def _device(message: Any) -> Device:
-    data = message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")
-    counts = message.get_attr("IFLA_STATS64")
+def _device(body: bytes) -> Device:
+    _, _, index, up_and_others, _ = _INTERFACE.unpack_from(body)
+    found = attributes(body[_INTERFACE.size :])
+    information = attributes(found[_IFLA_LINKINFO])
+    vxlan = attributes(information.get(_IFLA_INFO_DATA, b""))
+    port = attributes(information.get(_IFLA_INFO_SLAVE_DATA, b""))
+    remote = vxlan.get(_IFLA_VXLAN_GROUP) or vxlan.get(_IFLA_VXLAN_GROUP6)
+    counts = _STATS64.unpack_from(found[_IFLA_STATS64])
     return Device(
-        name=message.get_attr("IFLA_IFNAME"),
-        index=message["index"],
-        mac=bytes.fromhex((message.get_attr("IFLA_ADDRESS") or "").replace(":", "")),
-        alias=message.get_attr("IFLA_IFALIAS") or "",
-        network_id=data.get_attr("IFLA_VXLAN_ID") or 0,
-        remote_host=data.get_attr("IFLA_VXLAN_GROUP") or data.get_attr("IFLA_VXLAN_GROUP6") or "",
-        udp_port=data.get_attr("IFLA_VXLAN_PORT") or 0,
-        mtu_bytes=message.get_attr("IFLA_MTU") or 0,
-        up=bool(message["flags"] & IFF_UP),
-        master=message.get_attr("IFLA_MASTER") or 0,
-        flags=_flags(message),
-        traffic=Traffic(
-            counts["tx_packets"], counts["rx_packets"], counts["tx_bytes"], counts["rx_bytes"]
-        ),
+        name=_text(found[_IFLA_IFNAME]),
+        index=index,
+        mac=found.get(_IFLA_ADDRESS, b""),
+        alias=_text(found.get(_IFLA_IFALIAS, b"")),
+        network_id=_number(vxlan.get(_IFLA_VXLAN_ID)),
+        remote_host=str(ip_address(remote)) if remote else "",
+        udp_port=int.from_bytes(vxlan.get(_IFLA_VXLAN_PORT, b""), "big"),
+        mtu_bytes=_number(found.get(_IFLA_MTU)),
+        up=bool(up_and_others & IFF_UP),
+        master=_number(found.get(_IFLA_MASTER)),
+        flags={name: _number(port.get(kind)) for name, kind in _PORT_FLAGS.items()} if port else {},
+        traffic=Traffic(counts[1], counts[0], counts[3], counts[2]),
     )
 
 
-def _flags(message: Any) -> dict[str, int]:
-    information = message.get_attr("IFLA_LINKINFO")
-    data = information.get_attr("IFLA_INFO_SLAVE_DATA") if information else None
-    if data is None:
-        return {}
-    return {flag: data.get_attr(f"IFLA_BRPORT_{flag.upper()}") or 0 for flag in (*QUIET, *ISOLATED)}
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def _number(value: bytes | None) -> int:
+    return int.from_bytes(value or b"", sys.byteorder)

@@ -34,7 +34,10 @@ class Arranged:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Frames of one tunnel since it was made; a tunnel made anew begins at zero."""
+    """Of one tunnel since it was made; a tunnel made anew begins at zero. Heartbeats count too.
+
+    Bytes as the kernel counts them here: without the frames' Ethernet headers.
+    """
 
     frames_sent: int
     frames_received: int

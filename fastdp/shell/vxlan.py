@@ -27,9 +27,10 @@ from fastdp.shell.device import (
     device_name,
     devices,
     flush,
+    group_of,
+    is_isolated,
     make,
     not_ours,
-    port_flags,
     set_flags,
 )
 from fastdp.shell.driver import Arranged, Counters, Port
@@ -73,8 +74,8 @@ class VxlanDriver:
         return ""
 
     def adopt(self) -> list[AdoptedTunnel]:
-        with explained("looking for tunnels"), netlink() as route:
-            found = self._ours(route)
+        with explained("looking for tunnels"):
+            found = self._ours()
         self._carrying = {peer: device.carrying for peer, device in found.items()}
         self._tunnels = {
             peer: Tunnel(peer, device.short_id, device.network_id, device.remote_host)
@@ -90,6 +91,8 @@ class VxlanDriver:
     def arrange(self, tunnels: Sequence[Tunnel], mtu_bytes: int) -> Arranged:
         # Before the devices: what they take in has passed the guard from the first datagram on.
         self._guard.install(tunnels)
+        ports: dict[PeerName, Port] = {}
+        errors: dict[PeerName, str] = {}
         with explained("arranging tunnels"), netlink() as route:
             bridge = self._required_bridge(route)
             repairs = self._ensure_tap(route, bridge)
@@ -99,39 +102,44 @@ class VxlanDriver:
                 peer: self._carrying.get(peer, False) and before.get(peer) == tunnel
                 for peer, tunnel in self._tunnels.items()
             }
-            ports: dict[PeerName, Port] = {}
-            errors: dict[PeerName, str] = {}
+            missing = [it for it in tunnels if device_name(it.short_id) not in present]
+            for tunnel in missing:
+                with _blaming(tunnel, errors):
+                    make(route, bridge, tunnel, self._port, mtu_bytes)
+            if missing:
+                present = {device.name: device for device in devices()}
             for peer, tunnel in self._tunnels.items():
-                name = device_name(tunnel.short_id)
-                try:
-                    ports[peer], changes = self._ensure(
-                        route, bridge.index, present.get(name), tunnel, mtu_bytes
-                    )
-                except NetlinkError as error:
-                    errors[peer] = str(refusal(f"making {name}", int(error.code)))
-                except HostError as error:
-                    errors[peer] = str(error)
-                else:
-                    if before.get(peer) == tunnel:
-                        repairs += [f"{name} {change}" for change in changes]
+                if peer in errors:
+                    continue
+                with _blaming(tunnel, errors):
+                    device = present.get(device_name(tunnel.short_id))
+                    if device is None:
+                        raise HostError("the device was removed as it was made; trying again soon")
+                    change = self._ensure(route, bridge, device, self._carrying[peer], mtu_bytes)
+                    ports[peer] = Port(device.name, device.mac)
+                    if change and before.get(peer) == tunnel:
+                        was = "was deleted" if tunnel in missing else change
+                        repairs.append(f"{device.name} {was}")
         return Arranged(ports, errors, repairs)
 
     def counters(self) -> Counters:
-        with explained("counting frames"), netlink() as route:
-            found = self._ours(route)
+        with explained("counting frames"):
+            found = self._ours()
         traffic = {peer: device.traffic for peer, device in found.items()}
         return Counters(traffic, self._guard.refused())
 
     def remove_all(self) -> None:
         with explained("removing tunnels"), netlink() as route:
-            for device in self._ours(route).values():
+            if self._ours():
+                route.link("del", group=group_of(self._bridge))
+            for device in self._ours().values():
                 route.link("del", index=device.index)
         self._guard.remove()
         self._tunnels = {}
         self._carrying = {}
 
-    def _ours(self, route: Any) -> dict[PeerName, Device]:
-        return {peer: device for device in devices(route) if (peer := device.owner(self._bridge))}
+    def _ours(self) -> dict[PeerName, Device]:
+        return {peer: device for device in devices() if (peer := device.owner(self._bridge))}
 
     def _required_bridge(self, route: Any) -> Link:
         link = find_link(route, self._bridge)
@@ -150,7 +158,7 @@ class VxlanDriver:
                 raise HostError(f"the TAP {self._tap} is a port of something else")
             route.link("set", index=tap.index, master=bridge.index)
             repairs.append(f"{self._tap} was taken out of {self._bridge}")
-        if not port_flags(route, tap.index).items() >= ISOLATED.items():
+        if not is_isolated(route, tap.index):
             set_flags(route, tap.index, ISOLATED)
         return repairs
 
@@ -158,7 +166,7 @@ class VxlanDriver:
         """All VXLAN devices by name, after those of ours are gone that are no tunnel any more."""
         wanted = {device_name(tunnel.short_id): tunnel for tunnel in tunnels}
         present: dict[str, Device] = {}
-        for device in devices(route):
+        for device in devices():
             tunnel = wanted.get(device.name)
             stale = device.owner(self._bridge) is not None and not (
                 tunnel is not None and device.is_tunnel(self._bridge, tunnel, self._port)
@@ -170,35 +178,29 @@ class VxlanDriver:
         return present
 
     def _ensure(
-        self, route: Any, bridge: int, device: Device | None, tunnel: Tunnel, mtu_bytes: int
-    ) -> tuple[Port, list[str]]:
-        """Have the device as it should be; return what was different about it."""
-        changes = []
-        if device is None:
-            device = make(route, bridge, tunnel, self._port, mtu_bytes)
-            changes.append("was deleted")
-        elif device.owner(self._bridge) is None:
+        self, route: Any, bridge: Link, device: Device, carrying: bool, mtu_bytes: int
+    ) -> str:
+        """Have the device as it should be; return what was wrong with it."""
+        if device.owner(self._bridge) is None:
             raise not_ours(device.name)
-        index = device.index
+        change = ""
         up, flags = device.up, device.flags
-        if device.master != bridge:
-            # Down, so that the new port passes nothing before it has its flags.
-            route.link("set", index=index, state="down", master=bridge)
-            up, flags = False, {}
-            changes.append(f"was taken out of {self._bridge}")
-        if device.mtu_bytes != mtu_bytes:
-            route.link("set", index=index, mtu=mtu_bytes)
-        wanted = ISOLATED | (CARRYING if self._carrying[tunnel.peer] else QUIET)
-        if flags != wanted:
-            set_flags(route, index, wanted)
-            if not changes:
-                changes.append("had other port flags")
         if not up:
-            alias = alias_of(self._bridge, tunnel.peer)
-            route.link("set", index=index, state="up", ifalias=alias)
-            if not changes:
-                changes.append("was down")
-        return Port(device.name, device.mac), changes
+            change = "was down"
+        if device.mtu_bytes != mtu_bytes:
+            route.link("set", index=device.index, mtu=mtu_bytes)
+        if device.master != bridge.index:
+            # Down, so that the new port passes nothing before it has its flags.
+            route.link("set", index=device.index, state="down", master=bridge.index)
+            up, flags = False, {}
+            change = f"was taken out of {self._bridge}"
+        wanted = ISOLATED | (CARRYING if carrying else QUIET)
+        if flags != wanted:
+            set_flags(route, device.index, wanted)
+            change = change or "had other port flags"
+        if not up:
+            route.link("set", index=device.index, state="up")
+        return change
 
     # --- one tunnel --------------------------------------------------------------------------
 
@@ -241,3 +243,15 @@ class VxlanDriver:
             if link is not None and link.alias != alias_of(self._bridge, peer):
                 link = None
             yield route, bridge, link
+
+
+@contextmanager
+def _blaming(tunnel: Tunnel, errors: dict[PeerName, str]) -> Iterator[None]:
+    """What fails inside is the tunnel's error, and the others go on."""
+    try:
+        yield
+    except NetlinkError as error:
+        doing = f"making {device_name(tunnel.short_id)}"
+        errors[tunnel.peer] = str(refusal(doing, int(error.code)))
+    except HostError as error:
+        errors[tunnel.peer] = str(error)

@@ -69,23 +69,24 @@ class World(Namespaces):
         inside(self._underlay, "ip", "link", "add", "u", "type", "bridge")
         inside(self._underlay, "ip", "link", "set", "u", "up")
 
-    def host(self, number: int, *, tap: bool = True) -> Host:
-        """With `tap`, a device in place of the TAP, with carrier; else a datapath brings one."""
+    def host(self, number: int) -> Host:
+        """In place of the TAP it has a device with carrier."""
         host = Host(self, number)
         self.plug(host.namespace, f"p{number}", host.address, host.address6)
         for command in (
             "ip link add weave type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            # What the kernel says by itself about IPv6 would be counted with the rest.
+            "sysctl -qw net.ipv6.conf.weave.disable_ipv6=1",
             "ip link set weave up",
             f"ip link add vc type veth peer name ethwe netns {host.container.name}",
             "ip link set vc master weave up",
         ):
             host.run(command)
-        if tap:
-            host.run(f"ip link add {TAP} type veth peer name beyond")
-            for name in (TAP, "beyond"):
-                host.run(f"sysctl -qw net.ipv6.conf.{name}.disable_ipv6=1")
-            host.run("ip link set beyond up")
-            host.run(f"ip link set {TAP} master weave up")
+        host.run(f"ip link add {TAP} type veth peer name beyond")
+        for name in (TAP, "beyond"):
+            host.run(f"sysctl -qw net.ipv6.conf.{name}.disable_ipv6=1")
+        host.run("ip link set beyond up")
+        host.run(f"ip link set {TAP} master weave up")
         host.in_container("sysctl -qw net.ipv6.conf.ethwe.disable_ipv6=1")
         host.in_container(f"ip link set ethwe mtu {MTU_BYTES} up")
         host.in_container(f"ip addr add {host.container_address}/24 dev ethwe")
@@ -107,12 +108,15 @@ class World(Namespaces):
             run("ip", "-n", there.name, *command.split())
 
 
-def joined(*hosts: Host, ipv6: bool = False) -> None:
+def joined(*hosts: Host, ipv6: bool = False, mtu_bytes: int = MTU_BYTES) -> None:
     """Tunnels between all, carrying."""
     for host in hosts:
+        for name in (BRIDGE, TAP, "vc"):
+            host.run(f"ip link set {name} mtu {mtu_bytes}")
+        host.in_container(f"ip link set ethwe mtu {mtu_bytes}")
         others = [other for other in hosts if other is not host]
         tunnels = [host.tunnel(it, it.address6 if ipv6 else it.address) for it in others]
-        assert host.arrange(*tunnels).errors == {}
+        assert host.arrange(*tunnels, mtu_bytes=mtu_bytes).errors == {}
         for other in others:
             host.carry(other)
 

@@ -1,16 +1,19 @@
 """Tunnels in real namespaces: made, adopted, repaired, and what they carry."""
 
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 
-from fastdp.core.effects import AdoptedTunnel
+from fastdp.core.effects import AdoptedTunnel, Tunnel
+from fastdp.core.paths import MAX_TUNNELS
 from fastdp.shell.device import device_name
 from fastdp.shell.vxlan import OVERHEAD_BYTES, VxlanDriver
 from tests.fastdp.shell.conftest import BRIDGE, MTU_BYTES, TAP, Host, World, joined
 from tests.namespaces import ping
+from weavepy.base.names import PeerName
 from weavepy.kernel.netlink import HostError
 
 pytestmark = pytest.mark.root
@@ -298,15 +301,37 @@ def test_nothing_is_left_when_all_is_removed(world: World) -> None:
     assert one.run("nft list ruleset") == ""
 
 
-def test_jumbo_frames_pass_whole(make_world: Callable[..., World]) -> None:
-    world = make_world(9000)
-    one, two = world.hosts(2)
-    overlay = 9000 - OVERHEAD_BYTES[4]
-    for host, other in ((one, two), (two, one)):
-        for name in (BRIDGE, TAP, "vc"):
-            host.run(f"ip link set {name} mtu {overlay}")
-        host.in_container(f"ip link set ethwe mtu {overlay}")
-        host.arrange(host.tunnel(other), mtu_bytes=overlay)
-        host.carry(other)
+@pytest.mark.parametrize("underlay_mtu", [1500, 9000])
+def test_a_packet_may_be_as_large_as_the_underlay_less_what_vxlan_adds(
+    make_world: Callable[..., World], underlay_mtu: int
+) -> None:
+    one, two = make_world(underlay_mtu).hosts(2)
+    overlay_mtu = underlay_mtu - OVERHEAD_BYTES[4]
+    joined(one, two, mtu_bytes=overlay_mtu)
 
-    one.in_container(f"ping -c1 -W2 -M do -s {overlay - 28} {two.container_address}")
+    one.in_container(f"ping -c1 -W2 -M do -s {overlay_mtu - 28} {two.container_address}")
+
+
+@pytest.mark.slow
+def test_as_many_tunnels_as_there_may_be_and_one_that_carries(world: World) -> None:
+    one, two = world.hosts(2)
+    far = [
+        Tunnel(PeerName(f"00:00:00:00:{n >> 8:02x}:{n & 255:02x}"), n, 1 << 12 | n, "10.0.0.9")
+        for n in range(3, MAX_TUNNELS + 2)
+    ]
+    two.arrange(two.tunnel(one))
+    two.carry(one)
+
+    arranged = one.arrange(one.tunnel(two), *far)
+    one.carry(two)
+
+    assert len(arranged.ports) == MAX_TUNNELS
+    assert arranged.errors == {}
+    ping(one.container, two.container_address)
+    start = time.monotonic()
+    assert one.arrange(one.tunnel(two), *far).repairs == []
+    looked_s = time.monotonic() - start
+    start = time.monotonic()
+    one.on(one.driver.remove_all)
+    print(f"looking through them {looked_s:.1f} s, removing {time.monotonic() - start:.1f} s")
+    assert looked_s < 2.0
