@@ -4,8 +4,9 @@ from random import Random
 
 import pytest
 
+from fastdp.core.choice import MAX_TUNNELS
 from fastdp.core.effects import Arrange, SetFast, TellPeer
-from fastdp.core.paths import MAX_TUNNELS, FastPaths
+from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Policy
 from tests.fastdp.core.virtual import CLEAR, HOSTS, NAMES, TRUSTING, World
 from weavepy.base.errors import ProtocolError
