@@ -57,9 +57,8 @@ class Path:
     tunnel: Tunnel | None = None
     arranged: bool = False
     """The driver has it."""
-    kept_until: float = -math.inf
-    """Until then the tunnel stays, whatever we do not know yet: it works without a router and
-    without a datapath."""
+    left: bool = False
+    """The peer said goodbye for good."""
     phase: Phase = Phase.IDLE
     generation: int = -1
     """Of the `SetFast` that is waited for; -1: not yet sent."""
@@ -80,6 +79,11 @@ class Path:
     def is_fast(self) -> bool:
         """Our own broadcasts to the peer do not go by sleeve."""
         return self.phase is not Phase.IDLE
+
+    @property
+    def remote_host(self) -> str:
+        """Of the tunnel; without one, of the session."""
+        return self.host if self.tunnel is None else self.tunnel.remote_host
 
     @property
     def is_unused(self) -> bool:
@@ -118,12 +122,13 @@ class Path:
         """What is wrong with the heartbeats; empty if nothing is, or nothing can be known yet."""
         if now - self.since <= DEAD_S and self.phase is Phase.IDLE:
             return ""
+        remote = self.remote_host
         if not self.health.hears(now):
             seen_at = self.theirs.your_host if self.theirs is not None else ""
-            where = f" ({self.host} sends its own to {seen_at})" if seen_at else ""
-            return f"VXLAN heartbeats to {self.host} get no answer: UDP {port} blocked?{where}"
+            where = f" ({remote} sends its own to {seen_at})" if seen_at else ""
+            return f"VXLAN heartbeats to {remote} get no answer: UDP {port} blocked?{where}"
         if not self.health.is_heard(now):
-            return f"VXLAN heartbeats do not arrive at {self.host}: UDP {port} blocked?"
+            return f"VXLAN heartbeats do not arrive at {remote}: UDP {port} blocked?"
         return ""
 
 

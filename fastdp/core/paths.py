@@ -11,6 +11,7 @@ Without a driver, or switched off, it only tells peers so.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from random import Random
 
+from fastdp.core.choice import Choice
 from fastdp.core.effects import (
     AdoptedTunnel,
     Arrange,
@@ -21,20 +22,15 @@ from fastdp.core.effects import (
     Retire,
     SendHeartbeat,
     SetFast,
-    TellPeer,
     Tunnel,
-    network_id,
 )
 from fastdp.core.health import BEAT_S
 from fastdp.core.messages import (
-    MAX_REASON_LENGTH,
     TOKEN_BYTES,
     Heartbeat,
-    Offer,
     decode_heartbeat,
     decode_offer,
     encode_heartbeat,
-    encode_offer,
 )
 from fastdp.core.path import FastRow, Path, Phase
 from fastdp.core.policy import Policy
@@ -44,9 +40,6 @@ from weavepy.base.names import PeerName
 
 PORT = 6784
 
-MAX_TUNNELS = 900
-"""A Linux bridge has 1,023 ports, and containers need some."""
-
 MAX_MACS = 4096
 """Behind one peer, that are told to the datapath or the bridge in a change; what is beyond
 that is flooded until it is learnt."""
@@ -55,13 +48,9 @@ TICK_S = 0.5
 """How often health is looked at."""
 REPAIR_S = 5.0
 """How often the driver compares what should be with what is."""
-OFFER_REPEAT_S = 10.0
 ANSWER_S = 1.0
 """So long a datapath may take to learn MACs; then the tunnel retires without it."""
 DRAIN_S = 0.1
-KEPT_S = 30.0
-"""A tunnel found at start is removed after so long if its peer does not come back, and so is one
-whose session does not come back after our datapath was lost."""
 
 _ETHERNET_HEADER_BYTES = 14
 
@@ -80,14 +69,12 @@ class FastPaths:
         """`mtu_bytes` is the overlay's, here. `adopted` is empty unless `policy.enabled`."""
         assert policy.enabled or not adopted
         self._rng = rng
-        self._policy = policy
+        self._choice = Choice(policy, mtu_bytes, port)
+        self._enabled = policy.enabled
         self._mtu_bytes = mtu_bytes
         self._port = port
         self._paths: dict[PeerName, Path] = {}
         self._tunnels = 0
-        self._short_ids: Mapping[PeerName, int] = {}
-        self._our_short_id = 0
-        self._direct: Collection[PeerName] = ()
         self._relays: Collection[PeerName] = ()
         self._arranging: tuple[Tunnel, ...] | None = None
         """As last told to the driver; None unless its answer is waited for."""
@@ -109,7 +96,7 @@ class FastPaths:
     def handle_session(self, peer: PeerName, host: str, now: float) -> list[FastEffect]:
         """Its sleeve session came up, or roamed."""
         path = self._path(peer)
-        path.host = host
+        path.host, path.left = host, False
         return self._settle([path], now)
 
     def handle_session_lost(self, peer: PeerName, now: float) -> list[FastEffect]:
@@ -117,12 +104,11 @@ class FastPaths:
         if path is None:
             return []
         path.host = ""
-        path.kept_until = now
         return self._settle([path], now)
 
     def handle_connected(self, peer: PeerName, now: float) -> list[FastEffect]:
         path = self._path(peer)
-        path.connected = True
+        path.connected, path.left = True, False
         path.offered = None
         return self._settle([path], now)
 
@@ -133,7 +119,7 @@ class FastPaths:
             return []
         path.connected = False
         if left:
-            path.host, path.theirs, path.kept_until = "", None, now
+            path.host, path.theirs, path.left = "", None, True
         return self._settle([path], now)
 
     def handle_short_ids(
@@ -146,9 +132,7 @@ class FastPaths:
     ) -> list[FastEffect]:
         """`direct` are neighbours over established links; those that `relays` names have to pass
         our broadcasts on."""
-        self._our_short_id = ourself
-        self._short_ids = short_ids
-        self._direct = dict.fromkeys(direct)
+        self._choice.update(ourself, short_ids, direct)
         self._relays = dict.fromkeys(relays)
         return self._settle(self._paths.values(), now)
 
@@ -199,7 +183,6 @@ class FastPaths:
         effects: list[FastEffect] = []
         for path in self._paths.values():
             path.generation = -1
-            path.kept_until = now + KEPT_S
             if path.phase is Phase.LEARNING:
                 effects.append(self._retire(path))
         return effects
@@ -258,7 +241,7 @@ class FastPaths:
         path.failure = ""
         path.since = now
         path.health.came_up(now)
-        return [_log("info", path, f"frames to {path.host} go by the fast path now")]
+        return [_log("info", path, f"frames to {path.remote_host} go by the fast path now")]
 
     def handle_macs(self, peer: PeerName, macs: Sequence[bytes], now: float) -> list[FastEffect]:
         path = self._paths.get(peer)
@@ -292,7 +275,7 @@ class FastPaths:
         ]
         for path in reviewed:
             effects += self._go_on(path)
-        if self._policy.enabled and now >= self._tick_at:
+        if self._enabled and now >= self._tick_at:
             self._tick_at = now + TICK_S
             reviewed = self._paths.values()
             for path in reviewed:
@@ -303,7 +286,7 @@ class FastPaths:
         due = earliest(
             *(Deadline(at, f"the path to {peer} goes on") for peer, at in self._due.items())
         )
-        if not self._policy.enabled:
+        if not self._enabled:
             return due
         return earliest(due, Deadline(self._tick_at, "see whether tunnels are healthy"))
 
@@ -315,7 +298,7 @@ class FastPaths:
                 peer=path.peer,
                 state=_state(path),
                 reason=path.reason(self._port, now),
-                remote_host=path.host,
+                remote_host=path.remote_host,
                 mtu_bytes=path.mtu_bytes(self._mtu_bytes),
                 since_s=now - path.since,
                 failures=path.health.failures,
@@ -337,7 +320,6 @@ class FastPaths:
     def _adopt(self, found: AdoptedTunnel, now: float) -> None:
         path = self._path(found.peer)
         path.tunnel = Tunnel(found.peer, found.short_id, found.network_id, found.remote_host)
-        path.kept_until = now + KEPT_S
         path.since = now
         self._tunnels += 1
         if found.carrying:
@@ -346,8 +328,8 @@ class FastPaths:
 
     def _step(self, path: Path, now: float) -> list[FastEffect]:
         """Compare what could be with what is, and go at most one step from one to the other."""
-        wanted = self._wanted(path, now)
-        effects = self._offer(path, now)
+        wanted = self._choice.tunnel_to(path, self._tunnels)
+        effects: list[FastEffect] = [*self._choice.offer_to(path, now)]
         if path.phase is Phase.IDLE and path.tunnel != wanted:
             self._tunnels += (wanted is not None) - (path.tunnel is not None)
             path.replace_tunnel(wanted, now)
@@ -385,54 +367,6 @@ class FastPaths:
             path.phase = Phase.IDLE
         return []
 
-    def _wanted(self, path: Path, now: float) -> Tunnel | None:
-        """The tunnel that there should be; if None, `path.refusal` says why."""
-        path.refusal = self._policy.refusal(path.host) if path.host else ""
-        if path.refusal:
-            return None
-        short_id = self._short_ids.get(path.peer, 0)
-        unknown = ""
-        if not path.host:
-            unknown = "there is no session"
-        elif path.peer not in self._direct or not short_id or not self._our_short_id:
-            unknown = "there is no direct link yet"
-        elif path.theirs is None:
-            unknown = "the other end has said nothing of a fast path"
-        if unknown:
-            if path.tunnel is not None and now < path.kept_until:
-                return path.tunnel
-            path.refusal = unknown
-            return None
-        path.refusal = self._their_refusal(path)
-        if not path.refusal and path.tunnel is None and self._tunnels >= MAX_TUNNELS:
-            path.refusal = f"behind {MAX_TUNNELS} others"
-        if path.refusal:
-            return None
-        identifier = network_id(self._our_short_id, short_id)
-        return Tunnel(path.peer, short_id, identifier, path.host)
-
-    def _their_refusal(self, path: Path) -> str:
-        offer = path.theirs
-        assert offer is not None
-        if not offer.willing:
-            return f"the other end does not want a fast path: {offer.reason}"
-        if offer.port != self._port:
-            return f"the other end has VXLAN on UDP port {offer.port}, and we on {self._port}"
-        return ""
-
-    def _offer(self, path: Path, now: float) -> list[FastEffect]:
-        if not path.connected or not path.host:
-            path.offered = None
-            return []
-        refusal = self._policy.refusal(path.host)[:MAX_REASON_LENGTH]
-        offer = Offer(not refusal, refusal, path.token, self._mtu_bytes, self._port, path.host)
-        waits = path.theirs is None and self._policy.enabled
-        if offer == path.offered and not (waits and now >= path.repeat_at):
-            return []
-        path.offered = offer
-        path.repeat_at = now + OFFER_REPEAT_S
-        return [TellPeer(path.peer, encode_offer(offer))]
-
     def _beat(self, path: Path, now: float) -> list[FastEffect]:
         if now < path.beat_at or path.theirs is None or path.tunnel is None:
             return []
@@ -454,7 +388,7 @@ class FastPaths:
 
     def _arrange(self, now: float) -> list[FastEffect]:
         """One at a time: the driver's answer must be for what it was told."""
-        if not self._policy.enabled or self._arranging is not None:
+        if not self._enabled or self._arranging is not None:
             return []
         tunnels = tuple(path.tunnel for path in self._paths.values() if path.tunnel is not None)
         if tunnels == self._arranged and now < self._repair_at:
@@ -497,6 +431,3 @@ def _state(path: Path) -> str:
 
 def _log(level: str, path: Path, text: str) -> LogLine:
     return LogLine(level, text, (("peer", path.peer),))
-
-
-__all__ = ["MAX_TUNNELS", "PORT", "FastPaths", "FastRow", "Policy"]

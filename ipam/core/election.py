@@ -17,6 +17,7 @@ from random import Random
 from ipam.core.paxos import Proposal, Vote
 from ipam.core.ranges import Universe
 from ipam.core.replica import RING_ID_BYTES, Replica
+from weavepy.base.errors import UsageError
 from weavepy.base.names import PeerName
 
 
@@ -49,6 +50,17 @@ IDLE = "no ring yet: the first request for an address makes it"
 
 PATIENCE_S = 2.0
 """How long a ballot may rest before another is opened: up to twice this, at random."""
+
+
+def check_init(init: InitMode) -> int:
+    """Return how many peers decide on the first ring. Raises `UsageError`."""
+    if isinstance(init, Consensus):
+        if init.peers < 1:
+            raise UsageError("--ipalloc-init consensus needs at least one peer")
+        return init.quorum
+    if isinstance(init, Seed) and not init.names:
+        raise UsageError("--ipalloc-init seed needs the names of the first peers")
+    return 1
 
 
 def seed_ring_id(universe: Universe, names: Iterable[PeerName]) -> bytes:

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ipam.core.allocator import Waiting
-from ipam.core.ranges import Range, normalise
+from ipam.core.election import IDLE, Election
+from ipam.core.ranges import Network, Range, normalise
 from ipam.core.replica import Replica
+from ipam.core.space import Space
 from weavepy.base.names import PeerName
 
 MAX_RANGES_SHOWN = 32
@@ -65,6 +67,49 @@ class AddressOwner:
     nickname: str
     owner: str
     """Empty if nobody uses it on this host."""
+
+
+def status_of(
+    replica: Replica,
+    space: Space,
+    election: Election,
+    *,
+    network: Network,
+    default_subnet: Network,
+    reachable: Mapping[PeerName, None],
+    waiting: Mapping[int, Waiting],
+    warnings: tuple[str, ...],
+    now: float,
+) -> IpamStatus:
+    ring, universe = replica.ring, replica.universe
+    owners = owner_rows(replica, reachable, space.free_count)
+    state, reason = _state(replica, election, reachable)
+    return IpamStatus(
+        state=state,
+        reason=reason,
+        universe=str(network),
+        default_subnet=str(default_subnet),
+        ring_id=ring.ring_id.hex() if ring else "",
+        entries=len(ring) if ring else 0,
+        allocated=space.in_use_count,
+        cooling=space.cooling_count,
+        free=space.free_count,
+        owners=owners,
+        frozen=tuple(universe.range_text(piece) for piece in (ring.contested() if ring else ())),
+        waiting=waiting_rows(replica, waiting, now),
+        warnings=warnings,
+        picture=picture_of(replica, owners),
+    )
+
+
+def _state(
+    replica: Replica, election: Election, reachable: Mapping[PeerName, None]
+) -> tuple[str, str]:
+    if replica.ring is not None:
+        return "ready", ""
+    if election.can_begin(reachable):
+        return "idle", IDLE
+    return "waiting", election.reason(reachable)
 
 
 def owner_rows(

@@ -30,7 +30,7 @@ from router.sleeve.messages import (
     Snapshot,
     ToDatapath,
 )
-from weavepy.base.deadline import Deadline, earliest
+from weavepy.base.deadline import NEVER, Deadline
 from weavepy.base.effects import LogLine
 from weavepy.base.errors import ProtocolError
 from weavepy.base.names import PeerName
@@ -201,12 +201,10 @@ class Negotiator:
         return effects
 
     def next_deadline(self) -> Deadline:
-        return earliest(
-            *(
-                Deadline(control.reopen_at, f"see whether {peer} has a session")
-                for peer, control in self._controls.items()
-            )
-        )
+        if not self._controls:
+            return NEVER
+        at, peer = min((control.reopen_at, peer) for peer, control in self._controls.items())
+        return Deadline(at, f"see whether {peer} has a session")
 
     def _compare(self, snapshot: Snapshot, now: float) -> list[NegotiationEffect]:
         effects: list[NegotiationEffect] = []

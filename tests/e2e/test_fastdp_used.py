@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from tests.e2e.broadcasts import assert_each_broadcast_arrives_once
 from tests.e2e.conftest import MakeLab
-from tests.e2e.traffic import ArpCounter
 from tests.e2e.tunnels import (
     AUTO,
     VXLAN,
@@ -18,7 +18,6 @@ from tests.e2e.waiting import connection, route, wait_for_all_pings
 from weavepy.lab.lab import Lab
 
 IPERF_S = 3
-QUESTIONS = 10
 
 ALL = both_ways(("h1", "h2"), ("h1", "h3"), ("h2", "h3"))
 
@@ -129,25 +128,3 @@ def iperf(lab: Lab, source: str, destination: str) -> float:
     measured = json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]
     assert isinstance(measured, float)
     return measured / 1e9
-
-
-def assert_each_broadcast_arrives_once(lab: Lab) -> None:
-    containers = [node.name for node in lab.plan.container_nodes]
-    questions = [f"10.47.254.{number}" for number in range(1, QUESTIONS + 1)]
-    counter = ArpCounter(lab, containers)
-    try:
-        for address in questions:
-            for source in containers:
-                counter.ask(source, address)
-            counter.collect(0.2)
-        counter.collect(1.0)
-        wrong = {
-            (source, container, address): count
-            for source in containers
-            for container in containers
-            for address in questions
-            if (count := counter.received(container, source, address)) != (source != container)
-        }
-        assert wrong == {}
-    finally:
-        counter.close()

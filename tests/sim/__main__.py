@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.sim.plan import RARE_KINDS, draw_plan
+from tests.sim.plan import RARE_KINDS, SIZES, Plan, draw_plan
 from tests.sim.run import Result, run_plan
 from tests.sim.shrink import shrink
 
@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--peers", type=int, help="instead of what the seed says")
     parser.add_argument("--events", type=int, help="how much work (attach, detach ...) there is")
     parser.add_argument("--rare", default="", choices=["", *RARE_KINDS], help="end each with this")
+    parser.add_argument("--size", default="", choices=["", *SIZES], help="of the worlds")
     parser.add_argument("--trace", action="store_true", help="print all that happens")
     parser.add_argument("--no-shrink", action="store_true")
     arguments = parser.parse_args()
@@ -29,7 +30,7 @@ def main() -> int:
 
 
 def _one(arguments: argparse.Namespace) -> int:
-    plan = draw_plan(arguments.seed, arguments.peers, arguments.events, arguments.rare)
+    plan = _plan(arguments.seed, arguments)
     result = run_plan(plan, print if arguments.trace else None)
     print(_line(result))
     if result.failure and not arguments.no_shrink:
@@ -71,18 +72,16 @@ def _many(arguments: argparse.Namespace) -> int:
 
 
 def _results(seeds: Iterable[int], arguments: argparse.Namespace) -> Iterator[Result]:
+    plans = (_plan(seed, arguments) for seed in seeds)
     if arguments.jobs <= 1:
-        yield from (
-            _run((seed, arguments.peers, arguments.events, arguments.rare)) for seed in seeds
-        )
+        yield from map(run_plan, plans)
         return
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        wanted = [(seed, arguments.peers, arguments.events, arguments.rare) for seed in seeds]
-        yield from pool.map(_run, wanted, chunksize=4)
+        yield from pool.map(run_plan, plans, chunksize=4)
 
 
-def _run(wanted: tuple[int, int | None, int | None, str]) -> Result:
-    return run_plan(draw_plan(*wanted))
+def _plan(seed: int, arguments: argparse.Namespace) -> Plan:
+    return draw_plan(seed, arguments.peers, arguments.events, arguments.rare, arguments.size)
 
 
 def _line(result: Result) -> str:

@@ -43,6 +43,54 @@ CALM_BEFORE_S = 45.0
 CALM_AFTER_S = 12.0
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Between what a plan is drawn."""
+
+    peers: tuple[int, ...]
+    prefix_lengths: tuple[int, ...]
+    faults_s: tuple[float, float]
+    rush_at: tuple[float, float]
+    """When all want an address at one instant, if they do."""
+    work: tuple[int, int]
+    timeouts_s: tuple[float, ...]
+    faults: tuple[int, int]
+    durations_s: tuple[float, ...]
+    rare_chance: float
+    used_up_every: int
+    """Of so many seeds, one goes on until each address was free and had again."""
+
+
+SIZES = {
+    "large": Bounds(
+        peers=(3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 8, 12),
+        prefix_lengths=(28, 28, 27, 26, 26, 25, 24, 22),
+        faults_s=(30.0, 70.0),
+        rush_at=(2.0, 8.0),
+        work=(20, 90),
+        timeouts_s=(1.0, 5.0, 15.0, 30.0),
+        faults=(0, 20),
+        durations_s=(0.5, 2.0, 5.0, 12.0, 30.0),
+        rare_chance=0.3,
+        used_up_every=3,
+    ),
+    "small": Bounds(
+        peers=(2, 2, 3, 3, 3, 4),
+        prefix_lengths=(30, 29, 28, 28, 27),
+        faults_s=(5.0, 16.0),
+        rush_at=(0.0, 6.0),
+        work=(6, 30),
+        timeouts_s=(1.0, 3.0, 8.0),
+        faults=(1, 8),
+        durations_s=(0.2, 0.7, 2.0, 6.0),
+        rare_chance=0.04,
+        used_up_every=25,
+    ),
+}
+"""Most mistakes shrink to a few steps of a few peers, and a small world costs a twentieth of a
+large one. So most are small; what takes many peers, long times or many entries, the others find."""
+
+
 @dataclass(frozen=True, order=True)
 class Step:
     at: float
@@ -79,6 +127,9 @@ class Plan:
     latency_s: float
     high_water_bytes: int
     faults_s: float
+    used_up_at_end: bool
+    """Whether all is detached at the end, to see each address free and to be had again. It takes
+    most of the time of such a run."""
     steps: tuple[Step, ...]
     replay: str
     """What to type to see it again."""
@@ -94,21 +145,34 @@ class Plan:
         return min((step.at for step in self.steps if step.kind in RARE_KINDS), default=1e9)
 
 
-def draw_plan(seed: int, peers: int | None = None, work: int | None = None, rare: str = "") -> Plan:
-    """What is given replaces what the seed says; `rare` is one of `RARE_KINDS`."""
+def draw_plan(
+    seed: int,
+    peers: int | None = None,
+    work: int | None = None,
+    rare: str = "",
+    size: str = "",
+) -> Plan:
+    """What is given replaces what the seed says: `rare` is one of `RARE_KINDS`, `size` of `SIZES`.
+
+    By itself, every twentieth seed is a large world.
+    """
     replay = f"python -m tests.sim --seed {seed}"
-    for option, value in (("peers", peers), ("events", work), ("rare", rare)):
+    for option, value in (("peers", peers), ("events", work), ("rare", rare), ("size", size)):
         replay += f" --{option} {value}" if value else ""
     rng = Random(f"{seed} plan")
-    count = peers or rng.choice((3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 8, 12))
+    bounds = SIZES[size or ("small" if seed % 20 else "large")]
+    count = peers or rng.choice(bounds.peers)
     initial = max(2, count - rng.choice((0, 0, 1, 2)))
-    faults_s = rng.uniform(30.0, 70.0)
+    faults_s = rng.uniform(*bounds.faults_s)
     unreachable = _draw_unreachable(rng, count) if rng.random() < 0.2 else ()
     discovery = rng.random() < 0.85
-    steps = [*_draw_work(rng, count, faults_s, work), *_draw_faults(rng, count, faults_s)]
+    steps = [
+        *_draw_work(rng, bounds, count, faults_s, work),
+        *_draw_faults(rng, bounds, count, faults_s),
+    ]
     if rng.random() < 0.4:
-        steps += _all_at_once(count, rng.uniform(2.0, 8.0))
-    if rng.random() < 0.3 or rare:
+        steps += _all_at_once(count, rng.uniform(*bounds.rush_at))
+    if rng.random() < bounds.rare_chance or rare:
         at = faults_s + CALM_BEFORE_S
         kind = rare or _weighted(rng, RARE_KINDS)
         steps.append(Step(at, kind, rng.randrange(count), rng.randrange(count)))
@@ -120,7 +184,7 @@ def draw_plan(seed: int, peers: int | None = None, work: int | None = None, rare
     return Plan(
         seed=seed,
         peers=count,
-        prefix_length=rng.choice((28, 28, 27, 26, 26, 25, 24, 22)),
+        prefix_length=rng.choice(bounds.prefix_lengths),
         init=rng.choice(("consensus", "consensus", "consensus", "seed", "seed", "observer")),
         initial=initial,
         given=_draw_given(rng, count, 1.0 if unreachable else 0.6),
@@ -131,6 +195,7 @@ def draw_plan(seed: int, peers: int | None = None, work: int | None = None, rare
         latency_s=rng.choice((0.0005, 0.005, 0.03)),
         high_water_bytes=rng.choice((1500, 4000, 1 << 20)),
         faults_s=faults_s,
+        used_up_at_end=seed % bounds.used_up_every == 0,
         steps=tuple(sorted(steps)),
         replay=f"{replay} --trace",
     )
@@ -154,17 +219,19 @@ def _draw_unreachable(rng: Random, count: int) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(rng.sample(pairs, rng.randrange(len(pairs) + 1))))
 
 
-def _draw_work(rng: Random, count: int, faults_s: float, wanted: int | None) -> list[Step]:
+def _draw_work(
+    rng: Random, bounds: Bounds, count: int, faults_s: float, wanted: int | None
+) -> list[Step]:
     return [
         Step(
             rng.uniform(0.5, faults_s),
             _weighted(rng, WORK_KINDS),
             rng.randrange(count),
             rng.randrange(count),
-            rng.choice((1.0, 5.0, 15.0, 30.0)),
+            rng.choice(bounds.timeouts_s),
             number + 1,
         )
-        for number in range(wanted or rng.randrange(20, 90))
+        for number in range(wanted or rng.randrange(*bounds.work))
     ]
 
 
@@ -173,13 +240,13 @@ def _all_at_once(count: int, at: float) -> list[Step]:
     return [Step(at, "attach", number, 0, 15.0, 500 + number) for number in range(count)]
 
 
-def _draw_faults(rng: Random, count: int, faults_s: float) -> list[Step]:
+def _draw_faults(rng: Random, bounds: Bounds, count: int, faults_s: float) -> list[Step]:
     steps = []
-    for _ in range(rng.randrange(0, 20)):
+    for _ in range(rng.randrange(*bounds.faults)):
         kind = _weighted(rng, FAULT_KINDS)
         host = rng.randrange(count)
         other = (host + rng.randrange(1, count)) % count
-        duration_s = rng.choice((0.5, 2.0, 5.0, 12.0, 30.0)) * rng.uniform(0.5, 1.5)
+        duration_s = rng.choice(bounds.durations_s) * rng.uniform(0.5, 1.5)
         number = rng.randrange(1, 2**count - 1) if kind == "partition" else 0
         if kind == "crash":
             number = rng.choice((0, 1, 2, 3, 5, 8, 13, 30, 80))

@@ -5,12 +5,14 @@ A shell keeps one timer for a core: it asks `next_deadline()`, sleeps until `at`
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Deadline:
-    """`at` is in seconds on the same monotonic clock as every `now`."""
+class Deadline(NamedTuple):
+    """`at` is in seconds on the same monotonic clock as every `now`.
+
+    A dozen of them are made and compared after each input, and tuples do both in C.
+    """
 
     at: float
     reason: str

@@ -280,17 +280,25 @@ def _fastdp_metrics(fastdp: schema.FastdpStatus) -> Iterator[Metric]:
     for tunnel in tunnels:
         up.add_metric([tunnel.peer, tunnel.nickname], tunnel.state == "fastdp")
     yield up
-    counters: tuple[tuple[str, str, Callable[[schema.TunnelStatus], int]], ...] = (
-        ("frames_sent", "Frames into the tunnel.", lambda tunnel: tunnel.frames_sent),
-        ("frames_received", "Frames out of it.", lambda tunnel: tunnel.frames_received),
-        ("sent_bytes", "Bytes of frames into the tunnel.", lambda tunnel: tunnel.bytes_sent),
-        ("received_bytes", "Bytes of frames out of it.", lambda tunnel: tunnel.bytes_received),
+    traffic = CounterMetricFamily(
+        "weavepy_tunnel_frames",
+        "Frames through the peer's tunnel.",
+        labels=[*labels, "direction"],
     )
-    for name, help_text, count in counters:
-        family = CounterMetricFamily(f"weavepy_tunnel_{name}", help_text, labels=labels)
-        for tunnel in tunnels:
-            family.add_metric([tunnel.peer, tunnel.nickname], count(tunnel))
-        yield family
+    volume = CounterMetricFamily(
+        "weavepy_tunnel_bytes",
+        "Bytes of frames through the peer's tunnel.",
+        labels=[*labels, "direction"],
+    )
+    for tunnel in tunnels:
+        sent = [tunnel.peer, tunnel.nickname, "sent"]
+        received = [tunnel.peer, tunnel.nickname, "received"]
+        traffic.add_metric(sent, tunnel.frames_sent)
+        traffic.add_metric(received, tunnel.frames_received)
+        volume.add_metric(sent, tunnel.bytes_sent)
+        volume.add_metric(received, tunnel.bytes_received)
+    yield traffic
+    yield volume
 
     refused = CounterMetricFamily(
         "weavepy_fastdp_refused",

@@ -4,8 +4,9 @@ from random import Random
 
 import pytest
 
+from fastdp.core.choice import MAX_TUNNELS
 from fastdp.core.effects import Arrange, SetFast, TellPeer
-from fastdp.core.paths import MAX_TUNNELS, FastPaths
+from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Policy
 from tests.fastdp.core.virtual import CLEAR, HOSTS, NAMES, TRUSTING, World
 from weavepy.base.errors import ProtocolError
@@ -117,15 +118,14 @@ def test_a_router_that_stays_away_is_given_up_and_found_again() -> None:
     assert world.both_carry()
 
 
-def test_a_tunnel_whose_peer_does_not_come_back_is_removed_after_a_while() -> None:
+def test_a_tunnel_whose_peer_does_not_come_back_is_removed() -> None:
     world = running()
     world.kill_router(0)
     world.hosts[0].session = False
     world.start_router(0)
-    world.advance(20)
-    assert not world.is_carrying(0), "it is silent"
-    assert len(world.hosts[0].tunnels) == 1
-    world.advance(15)
+    world.advance(3)
+    assert world.is_carrying(0), "it may still come"
+    world.advance(2)
     assert world.hosts[0].tunnels == {}
     assert world.hosts[0].fast == ()
     assert world.row(0) == ("", "")
@@ -152,6 +152,20 @@ def test_a_datapath_that_dies_takes_no_tunnel_along() -> None:
     world.advance(1)
     assert world.both_carry()
     assert world.hosts[0].fast == (22,)
+
+
+def test_a_tunnel_carries_on_without_sleeve_until_frames_are_relayed() -> None:
+    world = running()
+    world.session_down()
+    paths = world.hosts[0].paths
+    assert paths is not None
+    world.run(0, paths.handle_short_ids(11, {NAMES[0]: 11}, [], [], world.now))
+    world.advance(5)
+    assert world.both_carry(), "nobody else reaches it"
+    world.run(0, paths.handle_short_ids(11, {NAMES[0]: 11, NAMES[1]: 22}, [], [], world.now))
+    world.advance(1)
+    assert not world.is_carrying(0)
+    assert world.hosts[0].tunnels == {}
 
 
 def test_a_block_while_the_datapath_is_away_still_retires_the_tunnel() -> None:

@@ -58,8 +58,9 @@ def test_tunnels_and_what_the_guard_refused_are_counted() -> None:
     assert value("weavepy_fastdp_peers", state="fastdp") == 1
     assert value("weavepy_fastdp_peers", state="trying") == 1
     assert value("weavepy_tunnel_up", peer=NEAR, nickname="host2") == 1
-    assert value("weavepy_tunnel_frames_sent_total", peer=NEAR, nickname="host2") == 7
-    assert value("weavepy_tunnel_sent_bytes_total", peer=NEAR, nickname="host2") == 2048
+    to_near = {"peer": NEAR, "nickname": "host2", "direction": "sent"}
+    assert value("weavepy_tunnel_frames_total", **to_near) == 7
+    assert value("weavepy_tunnel_bytes_total", **to_near) == 2048
     assert value("weavepy_fastdp_refused_total", reason="forged_source") == 4
 
 
