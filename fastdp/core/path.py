@@ -109,6 +109,8 @@ class Path:
             return self.refusal
         if self.phase in (Phase.READING, Phase.LEARNING, Phase.RETIRING, Phase.DRAINING):
             return self.failure
+        if self.phase is Phase.ANNOUNCED:
+            return "the datapath has not agreed yet"
         if self.device_error:
             return f"no VXLAN device: {self.device_error}"
         if not self.arranged:

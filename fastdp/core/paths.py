@@ -341,16 +341,16 @@ class FastPaths:
             path.generation = -1
         elif path.phase is Phase.CARRYING and path.tunnel != wanted:
             path.failure = path.refusal or "the peer has another address or short id now"
-            effects += self._go_down(path)
+            effects += self._go_down(path, "info")
         elif path.phase is Phase.CARRYING and path.health.is_dead(now):
             path.failure = path.trouble(self._port, now)
             path.health.failed(now)
-            effects += self._go_down(path)
+            effects += self._go_down(path, "warning")
         return effects
 
-    def _go_down(self, path: Path) -> list[FastEffect]:
+    def _go_down(self, path: Path, level: str) -> list[FastEffect]:
         path.phase = Phase.READING
-        return [_log("warning", path, f"frames go by sleeve: {path.failure}"), ReadMacs(path.peer)]
+        return [_log(level, path, f"frames go by sleeve: {path.failure}"), ReadMacs(path.peer)]
 
     def _retire(self, path: Path) -> Retire:
         path.phase = Phase.RETIRING

@@ -6,8 +6,9 @@ before it gives out anything new it asks. The rule:
 
 1. Nobody could know better, because it was given no peers and its ring names no other owner:
    it goes on at once.
-2. It asks up to 16 peers, owners of ranges first, and goes on when all of them have answered, or
-   when the time is up and at least one has.
+2. It asks owners of ranges first, and goes on when all whom it asked have answered and those whom
+   it has not heard could not have declared it dead, as they are no majority; or when the time is up
+   and at least one has answered. Peers that come to be reachable meanwhile are asked, too.
 3. Nobody is reachable for 5 s: it is alone, and goes on with what it owns. The peers that are down
    cannot have taken anything from it: ranges move only by the owner's own hand, or else by the
    consent of a majority. Peers that are reachable but do not answer get 5 s more.
@@ -40,6 +41,7 @@ ASK_AGAIN_S = 0.25
 
 COPIED_FOR_S = 600.0
 MAX_ASKED = 16
+"""Of few owners. Of many, just more than half are asked."""
 
 COPIED = (
     "another router with the identity of this host is running, and no peer has told this one that"
@@ -99,14 +101,14 @@ class RestartCheck:
             return ()
         if not self._asked and reachable:
             self._until = now + GRACE_S
+        if self._choose(reachable):
             self._ask_at = now
-            self._choose(reachable)
         waited_for = [
             peer for peer in self._asked if peer in reachable and peer not in self._answered
         ]
         self._waits = bool(waited_for)
         over = now >= self._until
-        if self._answered and (over or not waited_for):
+        if self._answered and (over or not (waited_for or self._others_may_know())):
             self.passed = True
             self._copied_until = -math.inf
             return ()
@@ -139,11 +141,24 @@ class RestartCheck:
                 f" up to date; without any it goes on after {GRACE_S:g} s"
             )
         silent = len(self._asked) - len(self._answered)
+        if not silent:
+            return (
+                "just restarted: looking for more of the owners of addresses, who may have taken"
+                f" over those of this host; without them it goes on after {GRACE_S:g} s"
+            )
         return f"just restarted: waiting for {silent} peers to say whether the ring is up to date"
 
-    def _choose(self, reachable: Mapping[PeerName, None]) -> None:
-        owners = [peer for peer in self._owners if peer in reachable]
+    def _others_may_know(self) -> bool:
+        """Whether the owners that were not heard might be a majority, with ourself in the total."""
+        silent = [peer for peer in self._owners if peer not in self._answered]
+        return 2 * len(silent) > len(self._owners)
+
+    def _choose(self, reachable: Mapping[PeerName, None]) -> bool:
+        """Add to those who are asked; returns True if there are more of them now."""
+        room = max(MAX_ASKED, len(self._owners) // 2 + 1) - len(self._asked)
+        owners = [peer for peer in self._owners if peer in reachable and peer not in self._asked]
         others = [peer for peer in reachable if peer not in self._owners]
-        pool = owners or others
-        chosen = self._rng.sample(pool, min(len(pool), MAX_ASKED))
-        self._asked = dict.fromkeys(chosen)
+        pool = owners if owners or self._asked else others
+        chosen = self._rng.sample(pool, min(len(pool), room))
+        self._asked.update(dict.fromkeys(chosen))
+        return bool(chosen)

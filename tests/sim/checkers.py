@@ -38,8 +38,12 @@ COOLING_S = 60.0
 ANSWER_MARGIN_S = 1.5
 MAX_HELD_EFFECTS = 5000
 
-Key = tuple[bytes, int, int]
-"""Ring id, token, version."""
+Age = tuple[int, int]
+Age = tuple[int, int, int]
+"""Epoch, level, version."""
+
+Key = tuple[bytes, int, Age]
+"""Ring id, token, age."""
 
 
 @dataclass
@@ -80,12 +84,18 @@ class Checkers:
         self.excused: dict[str, float] = {}
         """Hosts whose own view may be old, and until when."""
         self.answers: dict[str, int] = {}
+        self.told_of_take_over: list[Host] = []
+        """Where an operator was told that a dead host has been taken over."""
         self.most_entries = 0
+        self.merges = 0
+        """How many times a host has made one entry of several."""
         self._world = world
         self._in_use: dict[int, tuple[Host, str]] = {}
         self._freed_at: dict[int, tuple[float, str]] = {}
         self._written: dict[Key, tuple[tuple[int, str, int], str]] = {}
         self._watches: dict[str, Watch] = {}
+        self._fences: dict[tuple[bytes, str, int], str] = {}
+        """Ring id, peer and epoch, to who has taken it over."""
         self._decoded: dict[bytes, Update | None] = {}
         self._disk_rings: dict[bytes, Update] = {}
         self._codec: UpdateCodec | None = None
@@ -132,16 +142,34 @@ class Checkers:
         watch = self._watches.get(host.label)
         if watch is None:
             return
-        stored = self.disk_ring(host)
-        saved = (
-            {(stored.ring_id, entry.token): entry.version for entry in stored.entries}
-            if stored is not None
-            else {}
-        )
+        saved = self._saved_keys(host, watch.unsaved)
         for key in watch.unsaved:
-            if saved.get(key[:2], 0) < key[2]:
+            if key not in saved:
                 self._written.pop(key, None)
         watch.unsaved.clear()
+
+    def _saved_keys(self, host: Host, keys: Iterable[Key]) -> dict[Key, None]:
+        """Which of these are on the disk, or something later is."""
+        stored = self.disk_ring(host)
+        if stored is None:
+            return {}
+        on_disk = {entry.token: entry for entry in stored.entries}
+        return {
+            key: None
+            for key in keys
+            if key[0] == stored.ring_id and self._is_known(on_disk, key[1], key[2])
+        }
+
+    def _is_known(self, entries: dict[int, Entry], token: int, age: Age) -> bool:
+        """True if this entry, or a later one, or one that it was merged into is among these."""
+        entry = entries.get(token)
+        if entry is not None and _age(entry) >= age:
+            return True
+        return any(
+            one.epoch >= age[0] and one.level > age[1]
+            for one in entries.values()
+            if self._covers(one, token)
+        )
 
     def watch_channel(self, host: Host, ipam: Ipam) -> WatchedChannel:
         return WatchedChannel(host, ipam, self)
@@ -173,11 +201,7 @@ class Checkers:
     def persisted(self, host: Host) -> None:
         self._note_ring(host)
         watch = self._watches[host.label]
-        stored = self.disk_ring(host)
-        if stored is None:
-            return
-        versions = {(stored.ring_id, entry.token): entry.version for entry in stored.entries}
-        for key in [key for key in watch.unsaved if versions.get(key[:2], 0) >= key[2]]:
+        for key in self._saved_keys(host, watch.unsaved):
             del watch.unsaved[key]
 
     # --- writes ------------------------------------------------------------------------------
@@ -197,11 +221,11 @@ class Checkers:
             old = before.get(entry.token)
             if old == entry:
                 continue
-            if old is not None and old.version > entry.version:
+            if old is not None and _age(old) > _age(entry):
                 self.fail(f"{host.label}: version went back from {old} to {entry}")
             if entry.disputed:
                 self.fail(f"{host.label}: {entry} is disputed")
-            key = (ring_id, entry.token, entry.version)
+            key = (ring_id, entry.token, _age(entry))
             content = (entry.size, str(entry.owner), entry.generation)
             known = self._written.get(key)
             if known is None:
@@ -212,9 +236,10 @@ class Checkers:
                 self.fail(
                     f"{host.label} has {entry}, but {known[1]} wrote {known[0]} under that version"
                 )
-        gone = before.keys() - {entry.token for entry in entries}
-        if gone:
-            self.fail(f"{host.label}: entries vanished: {sorted(gone)}")
+        now = {entry.token: entry for entry in entries}
+        for token in before.keys() - now.keys():
+            if not self._is_known(now, token, _age(before[token])):
+                self.fail(f"{host.label}: {before[token]} vanished")
         self._remember(watch, entries)
 
     def _remember(self, watch: Watch, entries: list[Entry]) -> None:
@@ -228,22 +253,53 @@ class Checkers:
                 self.fail(f"{host.label} begins a ring with {entry}")
             return
         old = before.get(entry.token)
-        if old is None:
-            old = next(
-                (
-                    one
-                    for one in before.values()
-                    if (entry.token - one.token) % self._size < one.size
-                ),
-                None,
+        covering = old or max(
+            (one for one in before.values() if self._covers(one, entry.token)),
+            key=_age,
+            default=None,
+        )
+        if covering is None or self._heir(host, covering) != host.name:
+            self.fail(f"{host.label} ({host.name}) wrote {entry} over {covering}, not its own")
+            return
+        expected = 1 if old is None else old.version + 1
+        level = covering.level
+        if entry.size > covering.size:
+            level = self._check_merge(host, before, entry)
+        if (entry.level, entry.version) != (level, expected):
+            self.fail(f"{host.label} wrote {entry}, expected level {level}, version {expected}")
+
+    def _check_merge(self, host: Host, before: dict[int, Entry], entry: Entry) -> int:
+        """Of what it was made of all must be the host's; returns the level it should have."""
+        parts = [
+            one
+            for one in before.values()
+            if self._covers(entry, one.token) and not self._is_hidden(before, one.token)
+        ]
+        if any(one.owner != host.name for one in parts) or entry.owner != host.name:
+            self.fail(f"{host.label} made {entry} of {parts}, which are not all its own")
+        if sum(one.size for one in parts) != entry.size:
+            self.fail(f"{host.label} made {entry} of {parts}, which is not all of it")
+        self.merges += 1
+        return 1 + max(one.level for one in parts)
+
+    def _covers(self, entry: Entry, address: int) -> bool:
+        return (address - entry.token) % self._size < entry.size
+
+    def _heir(self, host: Host, entry: Entry) -> str:
+        """Who has an entry after the take-overs that a host knows of. All must name one heir."""
+        assert host.ipam is not None
+        assert host.ipam.ring is not None
+        fences = host.ipam.ring.fences()
+        owner, epoch = entry.owner, entry.epoch
+        while owner in fences and fences[owner].epoch > epoch:
+            peer, fence = owner, fences[owner]
+            known = self._fences.setdefault(
+                (host.ipam.ring.ring_id, peer, fence.epoch), fence.taker
             )
-            expected = 1
-        else:
-            expected = old.version + 1
-        if old is None or old.owner != host.name:
-            self.fail(f"{host.label} ({host.name}) wrote {entry} over {old}, which is not its own")
-        if entry.version != expected:
-            self.fail(f"{host.label} wrote {entry}, expected version {expected}")
+            if known != fence.taker:
+                self.fail(f"{peer} was taken over by {known}, but {host.label} says {fence.taker}")
+            owner, epoch = fence.taker, fence.epoch
+        return owner
 
     # --- disks -------------------------------------------------------------------------------
 
@@ -279,17 +335,14 @@ class Checkers:
         self._note_ring(host)
         stored = self.disk_ring(host)
         if update.entries:
-            saved = (
-                {entry.token: entry.version for entry in stored.entries}
-                if stored is not None and stored.ring_id == update.ring_id
-                else {}
-            )
+            own: dict[Key, Entry] = {}
             for entry in update.entries:
-                written = self._written.get((update.ring_id, entry.token, entry.version))
-                if written is None or written[1] != host.label or entry.generation == 0:
-                    continue
-                if saved.get(entry.token, 0) < entry.version:
-                    self.fail(f"{host.label} told {entry}, which is not on its disk")
+                key = (update.ring_id, entry.token, _age(entry))
+                written = self._written.get(key)
+                if written is not None and written[1] == host.label and entry.generation:
+                    own[key] = entry
+            for key in own.keys() - self._saved_keys(host, own).keys():
+                self.fail(f"{host.label} told {own[key]}, which is not on its disk")
         vote = update.votes.get(host.name)
         if vote is not None:
             mine = stored.votes.get(host.name) if stored is not None else None
@@ -308,6 +361,8 @@ class Checkers:
         outcome = answer.kind or "ok"
         name = f"{request.kind} {outcome}"
         self.answers[name] = self.answers.get(name, 0) + 1
+        if name == "rmpeer ok":
+            self.told_of_take_over.append(host)
         if answer.address is not None:
             row = host.disk.content.rows.get(answer.address)
             if row is None or row.owner != request.owner or row.freed_at is not None:
@@ -376,13 +431,8 @@ class Checkers:
             if host.ipam is None or host.ipam.ring is None:
                 continue
             ring = host.ipam.ring
-            first, size = ring.universe.first, ring.universe.size
-            for entry in ring.entries():
-                if entry.owner == host.name:
-                    end = entry.token + entry.size
-                    claims.append((entry.token, min(end, first + size), ring.ring_id, host.label))
-                    if end > first + size:
-                        claims.append((first, end - size, ring.ring_id, host.label))
+            for piece in ring.ranges_of(host.name):
+                claims.append((piece.start, piece.end, ring.ring_id, host.label))
         claims.sort()
         for left, right in pairwise(claims):
             if right[0] < left[1] and left[2] == right[2]:
@@ -398,15 +448,37 @@ class Checkers:
             joined = newest.setdefault(ring_id, {})
             for entry in entries:
                 known = joined.get(entry.token)
-                if known is None or known.version < entry.version:
+                if known is None or _age(known) < _age(entry):
                     joined[entry.token] = entry
         for ring_id, joined in newest.items():
-            tokens = sorted(joined)
+            tokens = sorted(
+                token
+                for token in joined
+                if not self._is_hidden(joined, token) and not self._is_merged(joined, token)
+            )
             for at, token in enumerate(tokens):
                 following = tokens[(at + 1) % len(tokens)]
                 reach = (following - token) % self._size or self._size
                 if joined[token].size != reach:
                     self.fail(f"ring {ring_id.hex()}: {joined[token]} does not reach {following}")
+
+    def _is_hidden(self, entries: dict[int, Entry], token: int) -> bool:
+        """What a peer wrote that was declared dead, and nobody heard, lies under what was written
+        since."""
+        entry = entries[token]
+        later = [one for one in entries.values() if one.epoch > entry.epoch]
+        return bool(later) and all(
+            any(self._covers(one, address) for one in later)
+            for address in range(token, token + entry.size)
+        )
+
+    def _is_merged(self, entries: dict[int, Entry], token: int) -> bool:
+        """What was merged into an entry is still known to whoever has not heard of that."""
+        entry = entries[token]
+        return any(
+            one.level > entry.level and one.epoch >= entry.epoch and self._covers(one, token)
+            for one in entries.values()
+        )
 
     def _everything_known(self) -> Iterable[tuple[bytes, Iterable[Entry]]]:
         seen: dict[int, None] = {}
@@ -418,6 +490,10 @@ class Checkers:
             watch = self._watches.get(host.label)
             if host.ipam is not None and host.ipam.ring is not None and watch is not None:
                 yield host.ipam.ring.ring_id, watch.entries
+
+
+def _age(entry: Entry) -> Age:
+    return entry.epoch, entry.level, entry.version
 
 
 def _updates_in(payload: bytes) -> list[bytes]:

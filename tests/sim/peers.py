@@ -94,6 +94,8 @@ class Host:
         self.links: dict[LinkId, End] = {}
         self.dials: dict[LinkId, End] = {}
         self.containers: dict[str, Container] = {}
+        self.owners: dict[str, None] = {}
+        """All that ever got an address here, with this identity."""
         self.journal: list[str] = []
         """Owners whose containers went, or never came up, while no router could be told."""
         self.requests: dict[int, Request] = {}
@@ -515,6 +517,14 @@ class Host:
             timeout_s,
         )
 
+    def take_over(self, peer: PeerName, timeout_s: float) -> None:
+        self.ask(
+            "rmpeer",
+            "",
+            lambda ipam, number, deadline, now: ipam.take_over(number, peer, False, deadline, now),
+            timeout_s,
+        )
+
     def detach(self, owner: str) -> None:
         """The container goes first; its addresses are free when the router has been told."""
         self._container_gone(owner)
@@ -551,6 +561,7 @@ class Host:
             if request.owner not in self.containers:
                 self.world.later(0.0, self.release, request.owner)
             return
+        self.owners[request.owner] = None
         container = self.containers.setdefault(request.owner, Container(request.owner))
         if answer.address not in container.addresses:
             container.addresses[answer.address] = answer.prefix_length or 0

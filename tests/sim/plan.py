@@ -4,7 +4,7 @@ A plan is a list of steps, each complete in itself (a fault carries its own end)
 may be left out and the rest still makes sense. That is what makes a failing plan shrinkable.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 FAULT_KINDS = {
@@ -34,8 +34,13 @@ RARE_KINDS = {
     "forget-sessions": 1,
     "quiet-kill": 3,
     "clone": 3,
+    "rmpeer": 0,
 }
-"""At most one of these per plan, at its end and while all else is at rest."""
+"""At most one of these per plan, at its end and while all else is at rest. How often the last one
+is drawn is in `TAKE_OVER_CHANCE`."""
+
+TAKE_OVER_CHANCE = 0.06
+TAKE_OVER_S = 22.0
 
 WORK_KINDS = {"attach": 24, "attach-again": 3, "detach": 12, "claim": 5, "prime": 1, "frame": 6}
 
@@ -89,6 +94,32 @@ SIZES = {
 }
 """Most mistakes shrink to a few steps of a few peers, and a small world costs a twentieth of a
 large one. So most are small; what takes many peers, long times or many entries, the others find."""
+
+
+DEADLY = ("kill", "crash", "power", "stop", "stop-keep")
+
+
+def long_life(hours: float) -> Bounds:
+    """Of a few peers, at an even pace: a fault every two minutes, and twice as much work."""
+    return Bounds(
+        peers=(3,),
+        prefix_lengths=(26,),
+        faults_s=(3600 * hours, 3600 * hours),
+        rush_at=(2.0, 8.0),
+        work=(int(60 * hours), int(60 * hours) + 1),
+        timeouts_s=(1.0, 5.0, 15.0, 30.0),
+        faults=(int(30 * hours), int(30 * hours) + 1),
+        durations_s=(0.5, 2.0, 5.0, 12.0, 30.0),
+        rare_chance=0.0,
+        used_up_every=1,
+    )
+
+
+def _sparing_the_first(step: "Step", count: int) -> "Step":
+    """The first host's router is never restarted, so that whatever it does not let go of shows."""
+    if step.kind not in DEADLY or step.host:
+        return step
+    return replace(step, host=1 + int(step.at) % (count - 1))
 
 
 @dataclass(frozen=True, order=True)
@@ -151,16 +182,19 @@ def draw_plan(
     work: int | None = None,
     rare: str = "",
     size: str = "",
+    hours: float = 0.0,
 ) -> Plan:
-    """What is given replaces what the seed says: `rare` is one of `RARE_KINDS`, `size` of `SIZES`.
+    """What is given replaces what the seed says: `rare` is one of `RARE_KINDS`, `size` of `SIZES`,
+    and with `hours` three peers live for so long.
 
-    By itself, every twentieth seed is a large world.
+    By itself, every fiftieth seed is a large world.
     """
     replay = f"python -m tests.sim --seed {seed}"
-    for option, value in (("peers", peers), ("events", work), ("rare", rare), ("size", size)):
+    given = {"peers": peers, "events": work, "rare": rare, "size": size, "hours": hours}
+    for option, value in given.items():
         replay += f" --{option} {value}" if value else ""
     rng = Random(f"{seed} plan")
-    bounds = SIZES[size or ("small" if seed % 20 else "large")]
+    bounds = long_life(hours) if hours else SIZES[size or ("small" if seed % 50 else "large")]
     count = peers or rng.choice(bounds.peers)
     initial = max(2, count - rng.choice((0, 0, 1, 2)))
     faults_s = rng.uniform(*bounds.faults_s)
@@ -172,15 +206,19 @@ def draw_plan(
     ]
     if rng.random() < 0.4:
         steps += _all_at_once(count, rng.uniform(*bounds.rush_at))
+    if not (rare or size or hours) and Random(f"{seed} rare").random() < TAKE_OVER_CHANCE:
+        rare = "rmpeer"
     if rng.random() < bounds.rare_chance or rare:
         at = faults_s + CALM_BEFORE_S
         kind = rare or _weighted(rng, RARE_KINDS)
         steps.append(Step(at, kind, rng.randrange(count), rng.randrange(count)))
-        faults_s = at + CALM_AFTER_S + 5.0
+        faults_s = at + CALM_AFTER_S + (TAKE_OVER_S if kind == "rmpeer" else 5.0)
         steps += [
             Step(rng.uniform(at + 0.1, faults_s), "attach", rng.randrange(count), 0, 20.0, number)
             for number in range(1000, 1000 + rng.randrange(4, 16))
         ]
+    if hours:
+        steps = [_sparing_the_first(step, count) for step in steps]
     return Plan(
         seed=seed,
         peers=count,

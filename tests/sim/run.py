@@ -12,6 +12,7 @@ from ipaddress import IPv4Network
 from ipam.core.election import Consensus, InitMode, Observer, Seed
 from router.mesh.gossip import ROUND_JITTER_S, ROUND_S
 from tests.sim.checkers import Checkers
+from tests.sim.datapath import PROBE_S
 from tests.sim.network import Network
 from tests.sim.peers import Host, Settings
 from tests.sim.plan import CALM_BEFORE_S, RARE_KINDS, Plan, Step
@@ -26,6 +27,10 @@ EQUAL_WITHIN_S = 3 * (ROUND_S + ROUND_JITTER_S) + 3.0
 """After everyone is connected: three gossip rounds, and a little for what they set off."""
 
 SETTLED_S = 3.0
+TAKE_OVER_WITHIN_S = 8.0
+GONE_AFTER_S = 12.0
+"""When nobody has a connection or a session with a dead host any more."""
+
 COOLED_WITHIN_S = 62.0
 DRAIN_UP_TO = 32
 """Universes of at most so many addresses are used up to the last one at the end."""
@@ -41,6 +46,7 @@ class Result:
     equal_after_s: float = 0.0
     answers: dict[str, int] = field(default_factory=dict)
     most_entries: int = 0
+    merges: int = 0
     most_unsent_bytes: int = 0
     frames: int = 0
 
@@ -123,6 +129,7 @@ class Run:
         result.virtual_s = self.world.now
         result.answers = self.checkers.answers
         result.most_entries = self.checkers.most_entries
+        result.merges = self.checkers.merges
         result.most_unsent_bytes = self.network.most_unsent_bytes
         result.frames = len(self.checkers.deliveries)
         return result
@@ -193,10 +200,16 @@ class Run:
         return self._why_views_differ() or self._why_routes_loop()
 
     def _why_not_settled(self) -> str:
-        """Frames may get lost while routes change, so wait until they do not."""
+        """Frames may get lost while routes change, or are about to as a session is found dead."""
         for host in self.live:
-            if host.datapath is not None and self.world.now < host.datapath.changed_at + SETTLED_S:
+            datapath = host.datapath
+            if datapath is None:
+                continue
+            if self.world.now < datapath.changed_at + SETTLED_S:
                 return f"the routes of {host.label} changed just now"
+            for session in datapath.sessions.values():
+                if session.up and self.world.now > session.proved_at + 2 * PROBE_S:
+                    return f"the session of {host.label} with {session.peer} is not proved"
         return self._why_not_connected()
 
     def _why_views_differ(self) -> str:
@@ -311,9 +324,9 @@ class Run:
         for host in self.live:
             for owner in list(host.containers):
                 host.detach(owner)
-            assert host.ipam is not None
-            for row in host.ipam.addresses():
-                host.release(row.owner)
+            # Those that went with the power as well: the router cannot know of them.
+            for owner in host.owners:
+                host.release(owner)
         # Whatever else the requests of the first phase may still bring up goes as well.
         self.world.run(self.world.now + 35.0)
         for host in self.live:
@@ -340,10 +353,9 @@ class Run:
             if status.frozen:
                 self.checkers.fail(f"{host.label}: frozen at rest: {status.frozen}")
             free += status.free
-            entries = [entry for entry in host.ipam.ring.entries() if entry.owner == host.name]
-            size = host.ipam.universe.size
+            ranges = host.ipam.ring.ranges_of(host.name)
             for row in host.disk.content.rows.values():
-                if any((row.address - entry.token) % size < entry.size for entry in entries):
+                if any(row.address in piece for piece in ranges):
                     allocated += row.freed_at is None
                     cooling += row.freed_at is not None
         return free, allocated, cooling
@@ -503,6 +515,8 @@ class Run:
                 self._kill_quietly(host)
             case "clone":
                 self._clone(host, other)
+            case "rmpeer":
+                self._lose_for_good(host, step)
 
     def _leave(self, host: Host, other: Host) -> None:
         if len(self.live) < 3 or host is other or not self.plan.full_mesh:
@@ -552,6 +566,32 @@ class Run:
         other.gone = True
         other.disk.lose()
         other.journal.clear()
+
+    def _lose_for_good(self, host: Host, step: Step) -> None:
+        """A host is gone, as far as anyone knows; operators on two others take it over at once.
+
+        It comes back when all is healed, with the disk that it had, or with none.
+        """
+        host.power_off()
+        if step.number % 2:
+            host.disk.lose()
+        self.checkers.excused[host.label] = 1e9
+        others = [other for other in self.live if other is not host]
+        for other in self.world.rng.sample(others, min(2, len(others))):
+            self.world.later(GONE_AFTER_S, other.take_over, host.name, TAKE_OVER_WITHIN_S)
+        self.world.later(GONE_AFTER_S + TAKE_OVER_WITHIN_S + 5.0, self._check_taken_over, host)
+
+    def _check_taken_over(self, host: Host) -> None:
+        """Whoever was told that it is done knows the outcome, and so does whom it reaches."""
+        for taker in self.checkers.told_of_take_over:
+            reached = [] if taker.mesh is None else taker.mesh.reachable_peers
+            for other in self.live:
+                if other.ipam is None or other.ipam.ring is None:
+                    continue
+                left = other.ipam.ring.ranges_of(host.name)
+                if left and (other is taker or other.name in reached):
+                    self.checkers.fail(f"{other.label} thinks that {host.label} has {left}")
+        self.checkers.excused[host.label] = self.world.now + 20.0
 
     def _warnings_of(self, host: Host) -> list[str]:
         if host.mesh is None or host.ipam is None:

@@ -342,10 +342,10 @@ class Node:
 
 
 def _refused(effect: IpamEffect, error: str) -> IpamEffect:
-    """Who asked for an address hears at once that the disk refuses, not when it is too late.
+    """Who asked for something hears at once that the disk refuses, not when it is too late.
 
     The address stays the owner's until it asks again or releases, as after any failed request.
     """
-    if isinstance(effect, AnswerRequest) and effect.address is not None:
+    if isinstance(effect, AnswerRequest) and effect.error is None and not effect.released:
         return AnswerRequest(effect.request, None, error, "disk")
     return effect

@@ -102,6 +102,16 @@ def test_a_request_that_could_be_served_while_the_disk_refuses_is_refused_at_onc
     ]
 
 
+def test_whoever_waits_for_the_ring_hears_at_once_that_the_disk_refuses() -> None:
+    world = FickleWorld()
+    node = node_in(world)
+    assert node.ipam is not None
+    world.refuses = True
+    node.run_ring(node.ipam.allocate(1, "c1", None, 5.0, 1.0), 1.0)
+    node.run_ring(node.ipam.prime(2, 9.0, 3.0), 3.0)
+    assert world.answers()[1:] == [AnswerRequest(2, None, "no space left on device", "disk")]
+
+
 def test_what_the_ring_has_to_say_for_the_log_reaches_the_log() -> None:
     world = FickleWorld()
     node = node_in(world)
