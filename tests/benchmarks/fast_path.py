@@ -159,9 +159,9 @@ def main() -> None:
     for name in wanted.only or MEASUREMENTS:
         (row,) = measure(wanted.rounds, wanted.seconds, (name,), wanted.mtu, wanted.ipv6)
         print(
-            f"| {row.what} | {row.ours.gbps:.2f} Gbit/s | {row.hand.gbps:.2f} Gbit/s"
-            f" | {row.throughput:.2f} | {row.ours.cpu_s_per_gb:.2f} s"
-            f" | {row.hand.cpu_s_per_gb:.2f} s | {row.cpu:.2f} |",
+            f"| {row.what} | {row.ours.gbps:.3g} Gbit/s | {row.hand.gbps:.3g} Gbit/s"
+            f" | {row.throughput:.2f} | {row.ours.cpu_s_per_gb:.2g} s"
+            f" | {row.hand.cpu_s_per_gb:.2g} s | {row.cpu:.2f} |",
             flush=True,
         )
     print(f"\n{time.monotonic() - started:.0f} s")

@@ -2,11 +2,13 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
 from fastdp.shell.heartbeat import _FRAMES_PER_TURN, HeartbeatSocket
+from fastdp.shell.vxlan import OVERHEAD_BYTES
 from tests.fastdp.shell.conftest import MTU_BYTES, Host, World
 from weavepy.base.marker import ETHERTYPE, GROUP
 from weavepy.base.names import PeerName
@@ -28,20 +30,27 @@ class End:
             return await self.heard.get()
 
 
+Ends = tuple[Host, Host, End, End]
+
+
 @pytest.fixture
-async def ends(world: World) -> AsyncIterator[object]:
+async def ends(world: World) -> AsyncIterator[Ends]:
+    async with listening(world) as made:
+        yield made
+
+
+@asynccontextmanager
+async def listening(world: World, ipv6: bool = False) -> AsyncIterator[Ends]:
     """Two hosts with a tunnel that is arranged, and their sockets."""
     one, two = world.hosts(2)
     made = End(one), End(two)
     for host, other, end in ((one, two, made[0]), (two, one, made[1])):
-        end.socket.set_ports(host.arrange(host.tunnel(other)).ports)
+        tunnel = host.tunnel(other, other.address6 if ipv6 else "")
+        end.socket.set_ports(host.arrange(tunnel).ports)
         end.socket.start()
     yield (one, two, *made)
     for end in made:
         end.socket.close()
-
-
-Ends = tuple[Host, Host, End, End]
 
 
 async def test_they_pass_a_tunnel_that_carries_nothing_else(ends: Ends) -> None:
@@ -78,6 +87,19 @@ async def test_they_pass_a_tunnel_that_carries_and_no_container_sees_them(ends: 
 async def test_a_frame_too_big_for_the_device_is_told(ends: Ends) -> None:
     _, two, first, _ = ends
     assert first.socket.send(two.peer, b"hello", FRAME_BYTES + 1) == "Message too long"
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+async def test_one_of_full_size_shows_that_the_path_is_too_small_for_it(
+    make_world: Callable[..., World], ipv6: bool
+) -> None:
+    # In fragments it would pass, and say nothing about what GSO and other hosts can do.
+    added = OVERHEAD_BYTES[6 if ipv6 else 4]
+    async with listening(make_world(MTU_BYTES + added - 1), ipv6) as (one, two, first, second):
+        first.socket.send(two.peer, b"too big", FRAME_BYTES)
+        first.socket.send(two.peer, b"fits", FRAME_BYTES - 1)
+
+        assert await second.next() == (one.peer, b"fits")
 
 
 async def test_without_a_tunnel_there_is_nowhere_to_send(ends: Ends) -> None:
