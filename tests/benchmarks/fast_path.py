@@ -2,8 +2,9 @@
 
     sudo python -m tests.benchmarks.fast_path [--rounds N] [--seconds S] [--mtu M]
 
-Each container has two interfaces: one on our bridge, with our guard, isolation and port flags;
-one on a second bridge with a VXLAN as `ip link add type vxlan` makes it. Rounds take turns, and the
+Each container has two interfaces: one on our bridge, with guard, isolation, port flags, and the
+filters and the coalescing that `attach` gives each container; one on a second bridge, with a VXLAN
+as `ip link add type vxlan` makes it, and nothing else. Rounds take turns, and the
 one that goes first changes, as what else the machine does changes too. Processor time is that of
 both ends of iperf3, in which the kernel does its work here: veths hand packets on at once.
 """
@@ -13,14 +14,17 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_interface
 
-from tests.fastdp.shell.conftest import Host, World, joined
+from router.shell.filters import Filters, Port
+from tests.fastdp.shell.conftest import BRIDGE, Host, World, joined
+from tests.namespaces import inside
 
 OURS, HAND = "10.32.0", "10.33.0"
-PORT = 5201
 UDP_PAYLOAD_BYTES = 64
 
 
@@ -61,10 +65,24 @@ def measure(
         one, two = hosts = world.hosts(2)
         joined(*hosts, ipv6=ipv6, mtu_bytes=mtu_bytes)
         for host, other in ((one, two), (two, one)):
+            _as_attached(host)
             _by_hand(host, other.address6 if ipv6 else other.address, mtu_bytes)
         return [_compare(name, one, two, rounds, seconds) for name in what]
     finally:
         world.remove()
+
+
+def _as_attached(host: Host) -> None:
+    port = Port(
+        "vc",
+        host.container_mac().hex(":"),
+        frozenset({ip_interface(f"{host.container_address}/24")}),
+    )
+    host.on(lambda: Filters(BRIDGE).allow(port))
+    # In a process of its own: below /sys it must see this namespace.
+    index = int(host.run("cat /sys/class/net/vc/ifindex"))
+    script = f"from router.shell.coalescing import coalesce; assert coalesce('vc', {index})"
+    inside(host.namespace, sys.executable, "-c", script)
 
 
 def _by_hand(host: Host, remote: str, mtu_bytes: int) -> None:
