@@ -50,6 +50,8 @@ MAX_MACS = 4096
 """Of one tunnel, told to others."""
 
 _PROBE = "wvxprobe"
+_PROBE_NETWORK_ID = 0xFFFFFF
+"""No tunnel has it: no peer has the short id 0xfff."""
 
 
 class VxlanDriver:
@@ -70,7 +72,14 @@ class VxlanDriver:
         try:
             self._guard.refused()
             with explained("making a VXLAN device"), netlink() as route:
-                route.link("add", ifname=_PROBE, kind="vxlan", vxlan_id=1, vxlan_port=self._port)
+                if find_link(route, _PROBE) is None:  # else we were killed between these two
+                    route.link(
+                        "add",
+                        ifname=_PROBE,
+                        kind="vxlan",
+                        vxlan_id=_PROBE_NETWORK_ID,
+                        vxlan_port=self._port,
+                    )
                 route.link("del", ifname=_PROBE)
         except HostError as error:
             return str(error)

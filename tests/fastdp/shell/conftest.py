@@ -56,6 +56,19 @@ class Host:
     def in_container(self, command: str) -> str:
         return inside(self.container, *command.split())
 
+    def flag(self, interface: str, name: str) -> bool:
+        """Of the bridge's port."""
+        return f" {name} on " in self.run(f"ip -d link show {interface}")
+
+    def fdb(self) -> dict[str, str]:
+        """MAC to port, of what the bridge has learnt."""
+        found = {}
+        for line in self.run(f"bridge fdb show br {BRIDGE} dynamic").splitlines():
+            mac, _, port, *rest = line.split()
+            if "master" in rest:
+                found[mac] = port
+        return found
+
     def container_mac(self) -> bytes:
         text = self.in_container("cat /sys/class/net/ethwe/address")
         return bytes.fromhex(text.strip().replace(":", ""))
