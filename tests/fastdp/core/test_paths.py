@@ -230,7 +230,7 @@ def test_an_encrypted_mesh_stays_on_sleeve_unless_both_ends_trust() -> None:
     assert world.hosts[0].tunnels == world.hosts[1].tunnels == {}
     assert world.row(0) == (
         "sleeve",
-        f"encrypted mesh: this kernel has no ESP and {HOSTS[1]} is not in --trusted-subnets",
+        f"encrypted mesh: VXLAN is clear text, and {HOSTS[1]} is not in --trusted-subnets",
     )
     assert world.row(1)[1].startswith("the other end does not want a fast path: encrypted mesh")
 
