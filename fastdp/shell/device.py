@@ -2,9 +2,10 @@
 
 import errno
 import re
+import socket
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
@@ -14,7 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from fastdp.core.effects import Tunnel
 from fastdp.shell.driver import Traffic
-from fastdp.shell.rtnetlink import attribute, attributes, connected, dump
+from fastdp.shell.rtnetlink import attribute, attributes, change, connected, dump
 from weavepy.base.names import PeerName, is_peer_name
 from weavepy.kernel.netlink import IFF_UP, HostError, Link, find_link, set_sysctl
 
@@ -25,6 +26,10 @@ ISOLATED = {"isolated": 1}
 DONT_FRAGMENT = 1
 
 _RTM_GETLINK = 18
+_RTM_SETLINK = 19
+_NESTED = 0x8000
+_IFLA_PROTINFO = 12
+_IFLA_BRPORT_FLUSH = 24
 _IFLA_ADDRESS = 1
 _IFLA_IFNAME = 3
 _IFLA_MTU = 4
@@ -46,7 +51,7 @@ _PORT_FLAGS = {
     "bcast_flood": 30,
     "isolated": 33,
 }
-"""pyroute2's names for `IFLA_BRPORT_...`, and their numbers."""
+"""`IFLA_BRPORT_...` and their numbers."""
 
 _INTERFACE = struct.Struct("=BxHiII")
 """Family, type, index, flags, change."""
@@ -177,13 +182,26 @@ def is_isolated(route: Any, index: int) -> bool:
     return bool(data is not None and data.get_attr("IFLA_BRPORT_ISOLATED"))
 
 
-def set_flags(route: Any, index: int, flags: Mapping[str, int]) -> None:
-    route.brport("set", index=index, **flags)
+def set_flags(
+    index: int, flags: Mapping[str, int], before: Callable[[], None] | None = None
+) -> None:
+    """Of a bridge's port, all at once. `before` is called immediately before that."""
+    values = b"".join(attribute(_PORT_FLAGS[name], bytes((flags[name],))) for name in flags)
+    _set_port(index, values, before)
 
 
-def flush(route: Any, index: int) -> None:
+def flush(index: int) -> None:
     """Forget all that was learnt behind this port."""
-    route.brport("set", index=index, flush=True)
+    _set_port(index, attribute(_IFLA_BRPORT_FLUSH, b""))
+
+
+def _set_port(index: int, values: bytes, before: Callable[[], None] | None = None) -> None:
+    head = _INTERFACE.pack(socket.AF_BRIDGE, 0, index, 0, 0)
+    body = head + attribute(_IFLA_PROTINFO | _NESTED, values)
+    with connected() as connection:
+        if before is not None:
+            before()
+        change(connection, _RTM_SETLINK, 0, [body])
 
 
 def _device(body: bytes) -> Device:

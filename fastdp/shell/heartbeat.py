@@ -14,11 +14,8 @@ import socket
 from collections.abc import Callable, Mapping
 
 from fastdp.shell.driver import Port
+from weavepy.base.marker import ETHERTYPE, GROUP
 from weavepy.base.names import PeerName
-
-GROUP = bytes.fromhex("0180c200000e")
-ETHERTYPE = 0x88B5
-"""IEEE 802's first for local experiments."""
 
 MAX_PAYLOAD_BYTES = 512
 

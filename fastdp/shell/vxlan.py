@@ -10,7 +10,9 @@ a new port would do both. Its alias says whose it is: "weavepy BRIDGE PEER". Tha
 router finds it, and how the devices of others, which are left alone, are told apart.
 """
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +37,7 @@ from fastdp.shell.device import (
 )
 from fastdp.shell.driver import Arranged, Counters, Port
 from fastdp.shell.guard import Guard
+from weavepy.base.marker import ETHERTYPE, pack_marker
 from weavepy.base.names import PeerName
 from weavepy.kernel.netlink import HostError, Link, explained, find_link, netlink, refusal
 
@@ -159,7 +162,7 @@ class VxlanDriver:
             route.link("set", index=tap.index, master=bridge.index)
             repairs.append(f"{self._tap} was taken out of {self._bridge}")
         if not is_isolated(route, tap.index):
-            set_flags(route, tap.index, ISOLATED)
+            set_flags(tap.index, ISOLATED)
         return repairs
 
     def _without_stale(self, route: Any, tunnels: Sequence[Tunnel]) -> dict[str, Device]:
@@ -196,7 +199,7 @@ class VxlanDriver:
             change = f"was taken out of {self._bridge}"
         wanted = ISOLATED | (CARRYING if carrying else QUIET)
         if flags != wanted:
-            set_flags(route, device.index, wanted)
+            set_flags(device.index, wanted)
             change = change or "had other port flags"
         if not up:
             route.link("set", index=device.index, state="up")
@@ -205,44 +208,71 @@ class VxlanDriver:
     # --- one tunnel --------------------------------------------------------------------------
 
     def macs(self, peer: PeerName) -> list[bytes]:
-        with self._tunnel("reading what lies behind", peer) as (_, bridge, tunnel):
+        with self._tunnel("reading what lies behind", peer) as (bridge, _, tunnel):
             return [] if tunnel is None else fdb.learnt(bridge.index, tunnel.index)[:MAX_MACS]
 
     def carry(self, peer: PeerName, macs: Sequence[bytes]) -> None:
-        with self._tunnel("carrying frames to", peer) as (route, bridge, tunnel):
+        with (
+            self._tunnel("carrying frames to", peer) as (bridge, _, tunnel),
+            self._queue_marker(peer, carrying=True) as mark,
+        ):
             if tunnel is None:
                 raise HostError(f"there is no tunnel to {peer}")
-            set_flags(route, tunnel.index, CARRYING)
+            # The marker first: a frame for everyone between the two is lost, and none comes twice.
+            set_flags(tunnel.index, CARRYING, before=mark)
             self._carrying[peer] = True
             fdb.point(bridge.index, tunnel.index, macs)
 
     def retire(self, peer: PeerName, macs: Sequence[bytes]) -> None:
         self._carrying[peer] = False
-        with self._tunnel("ending the tunnel to", peer) as (route, bridge, tunnel):
+        with (
+            self._tunnel("ending the tunnel to", peer) as (bridge, tap, tunnel),
+            self._queue_marker(peer, carrying=False) as mark,
+        ):
             if tunnel is not None:
                 # First: a frame that comes in by the tunnel would take its MAC back.
-                set_flags(route, tunnel.index, QUIET)
-            tap = find_link(route, self._tap)
+                set_flags(tunnel.index, QUIET)
+            mark()
             if tap is not None:
                 fdb.point(bridge.index, tap.index, macs)
             if tunnel is not None:
-                flush(route, tunnel.index)
+                flush(tunnel.index)
 
     def point(self, peer: PeerName, macs: Sequence[bytes]) -> None:
-        with self._tunnel("pointing frames to", peer) as (_, bridge, tunnel):
+        with self._tunnel("pointing frames to", peer) as (bridge, _, tunnel):
             if tunnel is not None and self._carrying.get(peer):
                 fdb.point(bridge.index, tunnel.index, macs)
 
     @contextmanager
-    def _tunnel(self, doing: str, peer: PeerName) -> Iterator[tuple[Any, Link, Link | None]]:
-        """The bridge, and the tunnel's device if it is there."""
-        with explained(f"{doing} {peer}"), netlink() as route:
-            bridge = self._required_bridge(route)
-            tunnel = self._tunnels.get(peer)
-            link = find_link(route, device_name(tunnel.short_id)) if tunnel is not None else None
-            if link is not None and link.alias != alias_of(self._bridge, peer):
-                link = None
-            yield route, bridge, link
+    def _tunnel(
+        self, doing: str, peer: PeerName
+    ) -> Iterator[tuple[Link, Link | None, Link | None]]:
+        """The bridge, the TAP, and the tunnel's device, as far as they are there."""
+        with explained(f"{doing} {peer}"):
+            with netlink() as route:
+                bridge = self._required_bridge(route)
+                tap = find_link(route, self._tap)
+                tunnel = self._tunnels.get(peer)
+                device = find_link(route, device_name(tunnel.short_id)) if tunnel else None
+            if device is not None and device.alias != alias_of(self._bridge, peer):
+                device = None
+            yield bridge, tap, device
+
+    @contextmanager
+    def _queue_marker(self, peer: PeerName, *, carrying: bool) -> Iterator[Callable[[], None]]:
+        """What is called puts a marker behind the frames that the TAP holds for the datapath."""
+        tunnel = self._tunnels.get(peer)
+        marker = pack_marker(tunnel.short_id, carrying=carrying) if tunnel is not None else b""
+        # Closed only afterwards: the kernel takes up to 20 ms for that.
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as queue:
+
+            def mark() -> None:
+                # Without a TAP there is no datapath that would want to know.
+                if marker:
+                    with contextlib.suppress(OSError):
+                        queue.sendto(marker, (self._tap, ETHERTYPE))
+
+            yield mark
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
+from fastdp.core.choice import MAX_TUNNELS
 from fastdp.core.effects import AdoptedTunnel, Tunnel
-from fastdp.core.paths import MAX_TUNNELS
 from fastdp.shell.device import device_name
 from fastdp.shell.vxlan import OVERHEAD_BYTES, VxlanDriver
 from tests.fastdp.shell.conftest import BRIDGE, MTU_BYTES, TAP, Host, World, joined
