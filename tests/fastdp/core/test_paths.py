@@ -149,9 +149,13 @@ def test_a_datapath_that_dies_takes_no_tunnel_along() -> None:
     world.advance(1)
     assert world.both_carry()
     world.new_datapath(0)
+    carried = world.hosts[0].carries
     world.advance(1)
     assert world.both_carry()
     assert world.hosts[0].fast == (22,)
+    assert world.hosts[0].carries == carried + 1, "the new one is shown when the tunnel takes over"
+    world.advance(10)
+    assert world.hosts[0].carries == carried + 1
 
 
 def test_a_tunnel_carries_on_without_sleeve_until_frames_are_relayed() -> None:
