@@ -62,6 +62,8 @@ class Path:
     phase: Phase = Phase.IDLE
     generation: int = -1
     """Of the `SetFast` that is waited for; -1: not yet sent."""
+    is_news: bool = False
+    """It carries, and a datapath that came after that has not seen it begin."""
     macs: tuple[bytes, ...] = ()
     """Behind the peer, as read when it began to retire."""
     health: Health = field(default_factory=Health)
@@ -79,6 +81,12 @@ class Path:
     def is_fast(self) -> bool:
         """Our own broadcasts to the peer do not go by sleeve."""
         return self.phase is not Phase.IDLE
+
+    @property
+    def waits_for_datapath(self) -> bool:
+        return self.phase in (Phase.ANNOUNCED, Phase.LEARNING) or (
+            self.phase is Phase.CARRYING and self.is_news
+        )
 
     @property
     def remote_host(self) -> str:

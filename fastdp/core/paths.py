@@ -155,12 +155,14 @@ class FastPaths:
             if not 0 <= path.generation <= generation or path.tunnel is None:
                 continue
             path.generation = -1
+            if path.phase is Phase.LEARNING:
+                effects.append(self._retire(path))
+                continue
             if path.phase is Phase.ANNOUNCED:
                 path.phase = Phase.TAKING
-                behind = macs.get(path.tunnel.short_id, ())
-                effects.append(Carry(path.peer, tuple(behind[:MAX_MACS])))
-            elif path.phase is Phase.LEARNING:
-                effects.append(self._retire(path))
+            path.is_news = False
+            behind = macs.get(path.tunnel.short_id, ())
+            effects.append(Carry(path.peer, tuple(behind[:MAX_MACS])))
         return effects
 
     def handle_macs_on_tap(
@@ -191,6 +193,8 @@ class FastPaths:
         """A datapath, at start or after one was lost, with the fast peers that it knows of."""
         self._datapath_is_here = True
         self._told = None if fast else ((), ())
+        for path in self._paths.values():
+            path.is_news = path.tunnel is not None and path.tunnel.short_id not in fast
         return self._settle(self._paths.values(), now)
 
     # --- inputs: the driver --------------------------------------------------------------------
@@ -350,6 +354,7 @@ class FastPaths:
 
     def _go_down(self, path: Path, level: str) -> list[FastEffect]:
         path.phase = Phase.READING
+        path.generation = -1
         return [_log(level, path, f"frames go by sleeve: {path.failure}"), ReadMacs(path.peer)]
 
     def _retire(self, path: Path) -> Retire:
@@ -409,7 +414,7 @@ class FastPaths:
             fast.append(path.tunnel.short_id)
             if path.peer in self._relays:
                 relays.append(path.tunnel.short_id)
-            if path.phase in (Phase.ANNOUNCED, Phase.LEARNING) and path.generation < 0:
+            if path.waits_for_datapath and path.generation < 0:
                 waiting.append(path)
         if (tuple(fast), tuple(relays)) == self._told and not waiting:
             return []

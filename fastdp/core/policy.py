@@ -31,7 +31,7 @@ class Policy:
         if self.mode == "off":
             return "--fastdp is off"
         if self.encrypted and not self.trusted:
-            return "encrypted mesh: this kernel has no ESP, and there are no --trusted-subnets"
+            return "encrypted mesh: VXLAN is clear text, and there are no --trusted-subnets"
         return self.unavailable
 
     def without_driver(self, reason: str) -> "Policy":
@@ -42,7 +42,7 @@ class Policy:
         if self.mode == "off" or self.unavailable:
             return self.general_refusal
         if self.encrypted and not is_in(host, self.trusted):
-            return f"encrypted mesh: this kernel has no ESP and {host} is not in --trusted-subnets"
+            return f"encrypted mesh: VXLAN is clear text, and {host} is not in --trusted-subnets"
         return ""
 
 

@@ -24,7 +24,7 @@ def test_an_encrypted_mesh_stays_on_sleeve_and_says_why(make_lab: MakeLab) -> No
             assert found is not None
             assert found.overlay == "sleeve"
             assert found.encrypted
-            assert found.info.startswith("sleeve: encrypted mesh: this kernel has no ESP")
+            assert found.info.startswith("sleeve: encrypted mesh: VXLAN is clear text")
             assert "--trusted-subnets" in found.info
         assert transfer(lab, "h1c1", "h2c1", marker * REPEATS) == 32 * REPEATS
     assert tap.dropped == 0
@@ -51,7 +51,7 @@ def test_trust_of_one_end_is_not_enough(make_lab: MakeLab) -> None:
         "10.99.0.2",
     ]
     wanted = {
-        ("h1", "h2"): "sleeve: encrypted mesh: this kernel has no ESP",
+        ("h1", "h2"): "sleeve: encrypted mesh: VXLAN is clear text",
         ("h2", "h1"): "sleeve: the other end does not want a fast path: encrypted mesh",
     }
     wait_for(

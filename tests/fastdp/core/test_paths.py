@@ -149,9 +149,13 @@ def test_a_datapath_that_dies_takes_no_tunnel_along() -> None:
     world.advance(1)
     assert world.both_carry()
     world.new_datapath(0)
+    carried = world.hosts[0].carries
     world.advance(1)
     assert world.both_carry()
     assert world.hosts[0].fast == (22,)
+    assert world.hosts[0].carries == carried + 1, "the new one is shown when the tunnel takes over"
+    world.advance(10)
+    assert world.hosts[0].carries == carried + 1
 
 
 def test_a_tunnel_carries_on_without_sleeve_until_frames_are_relayed() -> None:
@@ -230,7 +234,7 @@ def test_an_encrypted_mesh_stays_on_sleeve_unless_both_ends_trust() -> None:
     assert world.hosts[0].tunnels == world.hosts[1].tunnels == {}
     assert world.row(0) == (
         "sleeve",
-        f"encrypted mesh: this kernel has no ESP and {HOSTS[1]} is not in --trusted-subnets",
+        f"encrypted mesh: VXLAN is clear text, and {HOSTS[1]} is not in --trusted-subnets",
     )
     assert world.row(1)[1].startswith("the other end does not want a fast path: encrypted mesh")
 

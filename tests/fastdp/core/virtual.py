@@ -54,6 +54,8 @@ class Host:
     """Answers to an earlier life are for nobody."""
     tunnels: dict[PeerName, Tunnel] = field(default_factory=dict)
     carrying: dict[PeerName, None] = field(default_factory=dict)
+    carries: int = 0
+    """How often the driver was told to carry."""
     device_error: str = ""
     """What the driver answers to `Carry` and `Arrange`, if anything."""
     datapath: bool = True
@@ -286,6 +288,7 @@ class World:
                 answer = host.paths.handle_macs(peer, macs, self.now)
             case Carry(peer=peer, macs=macs):
                 assert peer in host.tunnels
+                host.carries += 1
                 assert SHORT_IDS[host.other] in host.fast or not host.datapath
                 if not host.device_error:
                     host.carrying[peer] = None

@@ -20,7 +20,7 @@ from fastdp.core.policy import Policy
 from fastdp.shell.driver import Arranged, Counters
 from weavepy.base.errors import WeavepyError
 from weavepy.base.names import PeerName
-from weavepy.daemon.tunnels import Tunnels, prepare
+from weavepy.daemon.tunnels import Input, Tunnels, prepare
 
 PEER = PeerName("7a:0c:00:00:00:02")
 CLEAR = Policy("auto", encrypted=False)
@@ -104,8 +104,12 @@ class ListeningPaths(FastPaths):
 async def perform_all(driver: ListDriver) -> list[tuple[object, ...]]:
     """Returns what the core heard of one call of each kind."""
     paths = ListeningPaths()
+
+    def tell(answer: Input) -> None:
+        answer(paths, 0.0)
+
     with ThreadPoolExecutor(1) as thread:
-        tunnels = Tunnels(driver, thread, lambda tell: tell(paths, 0.0) and None)
+        tunnels = Tunnels(driver, thread, tell)
         for effect in (
             Arrange((), 1400),
             Carry(PEER, ()),
