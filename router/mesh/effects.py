@@ -83,6 +83,8 @@ class RoutesChanged:
     """Destination to the neighbour that is the next hop; only reachable peers."""
     broadcast: dict[PeerName, tuple[PeerName, ...]]
     """Source (ourself included) to the neighbours that we pass its broadcasts on to."""
+    relays: tuple[PeerName, ...]
+    """The neighbours that have to pass our own broadcasts on."""
 
 
 # --- for the owners of channels --------------------------------------------------------------

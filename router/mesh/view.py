@@ -57,7 +57,7 @@ class View:
         now: float,
     ) -> None:
         self.topology = Topology(ourself)
-        self.routes = Routes({}, {}, {}, frozenset())
+        self.routes = Routes({}, {}, {}, (), frozenset())
         self._ourself = ourself
         self._rng = rng
         self._clones = clones
@@ -275,6 +275,7 @@ class View:
             short_ids=short_ids.undisputed([self._ourself, *self.routes.unicast], self.records),
             unicast=self.routes.unicast,
             broadcast=self.routes.broadcast,
+            relays=self.routes.relays,
         )
         if routes == self._told:
             return []

@@ -28,8 +28,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 
-from router.shell.netlink import IpInterface
-from router.shell.nftables import (
+from weavepy.kernel.netlink import IpInterface
+from weavepy.kernel.nftables import (
     NftFailed,
     counters,
     list_table,

@@ -20,10 +20,10 @@ from typing import Any
 from pyroute2.netlink.exceptions import NetlinkError
 
 from router.shell.filters import STORM_RULE, STORM_SET
-from router.shell.netlink import MissingRights, find_link, netlink
-from router.shell.nftables import run_transaction
 from router.sleeve.ebpf import INGRESS_INTERFACE, loaded_filter
 from router.sleeve.tap import IFF_MULTI_QUEUE, TUNSETSTEERINGEBPF
+from weavepy.kernel.netlink import MissingRights, find_link, netlink
+from weavepy.kernel.nftables import run_transaction
 
 UDP_SEGMENT = 103
 UDP_GRO = 104
@@ -58,6 +58,23 @@ def bridge() -> str:
 
 def vxlan() -> str:
     return _make_device("vxlan", vxlan_id=42, vxlan_port=6784, vxlan_learning=False)
+
+
+def isolated_ports() -> str:
+    """Ports of a bridge that pass nothing to each other; old kernels ignore the wish."""
+    with netlink() as route:
+        route.link("add", ifname="probe0", kind="bridge")
+        route.link("add", ifname="probe1", kind="veth", peer={"ifname": "probe2"})
+        bridge, port = find_link(route, "probe0"), find_link(route, "probe1")
+        assert bridge is not None
+        assert port is not None
+        route.link("set", index=port.index, master=bridge.index)
+        route.brport("set", index=port.index, isolated=1)
+        message = route.link("get", index=port.index)[0]
+        data = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA")
+        if data is None or not data.get_attr("IFLA_BRPORT_ISOLATED"):
+            raise Absent("the kernel ignores the flag")
+    return ""
 
 
 def wireguard() -> str:
@@ -155,6 +172,18 @@ def nft_masquerade() -> str:
         "add table inet probe\n"
         "add chain inet probe c { type nat hook postrouting priority 100; }\n"
         "add rule inet probe c ip saddr 10.32.0.0/12 masquerade\n"
+    )
+    return ""
+
+
+def nft_vxlan() -> str:
+    """Telling datagrams apart by source address and VXLAN network id."""
+    run_transaction(
+        "add table inet probe\n"
+        "add set inet probe tunnels { typeof ip saddr . @th,96,24; }\n"
+        "add element inet probe tunnels { 192.0.2.1 . 0x1002 }\n"
+        "add chain inet probe c { type filter hook input priority -20; }\n"
+        "add rule inet probe c udp dport 6784 ip saddr . @th,96,24 @tunnels accept\n"
     )
     return ""
 

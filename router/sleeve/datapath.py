@@ -102,6 +102,8 @@ class Datapath:
         failed = self.engine.flush(now)
         if failed:
             self.steering.handle_failed(failed, now)
+        if self.engine.strays.waiting:
+            self.steering.handle_strays()
         if now >= self.steering.next_at:
             self.steering.handle_timeout(now)
         if now >= self.shield.check_at:

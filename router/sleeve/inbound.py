@@ -23,6 +23,7 @@ from router.sleeve.format import (
     INNER_HEADER_BYTES,
     KIND_FRAGMENT,
     KIND_FRAME,
+    PASS_ON,
     TYPE_CONTROL,
     TYPE_DATA,
     TYPE_PLAIN_CONTROL,
@@ -355,6 +356,16 @@ class Inbound:
         now: float,
     ) -> None:
         content_at = INNER_HEADER_BYTES + BROADCAST_HEADER.size
+        only_pass_on = kind & PASS_ON
+        if only_pass_on:
+            kind &= ~PASS_ON
+            plaintext = (
+                with_kind(plaintext[:INNER_HEADER_BYTES], kind) + (plaintext[INNER_HEADER_BYTES:])
+            )
+            # Only the source itself knows what its tunnels brought us.
+            if self._tables.forwarders.get(source) is not forwarder:
+                forwarder.drop("malformed")
+                return
         if kind not in (KIND_FRAME, KIND_PARTIAL) or len(plaintext) < content_at:
             forwarder.drop("malformed")
             return
@@ -369,7 +380,8 @@ class Inbound:
         if not self._tables.switch.may_spread(source, len(neighbours), now):
             forwarder.drop("storm")
             return
-        self._deliver(forwarder, source, kind, plaintext, content_at, now)
+        if not only_pass_on:
+            self._deliver(forwarder, source, kind, plaintext, content_at, now)
         if not neighbours:
             return
         onward = one_hop_less(plaintext)

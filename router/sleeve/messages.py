@@ -121,6 +121,25 @@ class ForgetMacs(msgspec.Struct, frozen=True, tag=True):
     short_id: int
 
 
+class SetFastPeers(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """To these neighbours, and no others, the kernel's tunnels take the frames of our bridge.
+
+    From when on, and until when, a tunnel takes what is for everyone, a marker in the TAP's
+    queue says (`weavepy.base.marker`); such frames are then no longer sent to its peer. Frames
+    that still come to us for one address behind a fast peer are sent as before.
+    """
+
+    generation: int
+    """Comes back in the answer."""
+    fast: list[int]
+    """Short ids."""
+    relays: list[int]
+    """Those of `fast` that have to pass our broadcasts on. These still get them, but not for
+    their own bridge."""
+    learn: dict[int, list[str]]
+    """Short id to addresses that are known to be behind it: at most `MAX_FAST_MACS` in all."""
+
+
 class Report(msgspec.Struct, frozen=True, tag=True):
     """Ask for a `Snapshot`."""
 
@@ -182,6 +201,8 @@ class Snapshot(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """How often an address was seen behind another peer than before."""
     refused_messages: int = 0
     """Messages of routers that made no sense."""
+    fast: list[int] = []
+    """As in the newest `SetFastPeers`."""
 
 
 class SessionUp(msgspec.Struct, frozen=True, tag=True):
@@ -209,9 +230,35 @@ class PathMtuChanged(msgspec.Struct, frozen=True, tag=True):
     overlay_mtu_bytes: int
 
 
-ToSteering = InstallEpoch | RemoveSession | InstallRoutes | SetMtu | ForgetMacs | Report | Shutdown
+class FastPeersSet(msgspec.Struct, frozen=True, tag=True):
+    """`SetFastPeers` is in force: the tunnels named by it may begin to carry frames."""
+
+    generation: int
+    macs: dict[int, list[str]]
+    """Of each fast peer, the addresses known behind it: the newest, `MAX_FAST_MACS` in all."""
+
+
+class MacsOnTap(msgspec.Struct, frozen=True, tag=True):
+    """Frames came to us for these addresses, although a tunnel leads to their peers."""
+
+    macs: dict[int, list[str]]
+    """Short id to addresses; few, and each once a second or so."""
+
+
+ToSteering = (
+    InstallEpoch
+    | RemoveSession
+    | InstallRoutes
+    | SetMtu
+    | ForgetMacs
+    | SetFastPeers
+    | Report
+    | Shutdown
+)
 ToDatapath = ToSteering | StartCapture | StopCapture
-FromDatapath = Snapshot | SessionUp | SessionDown | EndpointRoamed | PathMtuChanged
+FromDatapath = (
+    Snapshot | SessionUp | SessionDown | EndpointRoamed | PathMtuChanged | FastPeersSet | MacsOnTap
+)
 
 to_datapath_decoder = Decoder(ToDatapath | Part, "message to the datapath")
 from_datapath_decoder = Decoder(FromDatapath | Part, "message from the datapath")
@@ -219,3 +266,6 @@ from_datapath_decoder = Decoder(FromDatapath | Part, "message from the datapath"
 SESSION_DEAD_S = 3.0
 """A session that got no authentic record for this long is down. Probes go out each second
 when there is nothing else to send, so this is three lost in a row."""
+
+MAX_FAST_MACS = 8192
+"""Addresses in one message about fast peers: 18 bytes each, within `MAX_MESSAGE_BYTES`."""

@@ -6,6 +6,7 @@ Steering replaces `forwarders` as a whole and changes `epochs` in place, between
 from collections.abc import Sequence
 from typing import Protocol
 
+from router.overlay.strays import Strays
 from router.overlay.switch import Switch
 from router.sleeve.effects import ReceiveEpoch
 from router.sleeve.forwarder import Forwarder
@@ -36,6 +37,7 @@ class Tables:
         """Forwarders with something to flush; they enter themselves."""
         self.layout = Layout()
         """Where they seal records that span datagrams."""
+        self.strays = Strays()
         self.tap_offloads = bool(tap.offloads)
         self._tap = tap
 

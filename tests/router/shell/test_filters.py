@@ -11,8 +11,9 @@ import pytest
 from router.shell.announce import announcement, checksum, gratuitous_arp
 from router.shell.filters import Filters, Port, link_local
 from router.shell.namespaces import run_in_new
-from router.shell.nftables import NftFailed, run_transaction
-from tests.router.shell.conftest import World, ping
+from tests.namespaces import ping
+from tests.router.shell.conftest import World
+from weavepy.kernel.nftables import NftFailed, run_transaction
 
 pytestmark = pytest.mark.root
 
