@@ -19,7 +19,13 @@ reached their bridges already, so it goes to them only where they have to pass i
 
 from collections.abc import Iterable
 
-from router.overlay.flood import FloodLimiter
+from router.overlay.flood import (
+    HOST_COPIES_PER_S,
+    PEER_COPIES_PER_S,
+    PEERS_COPIES_PER_S,
+    SOURCE_COPIES_PER_S,
+    FloodLimiter,
+)
 from router.overlay.mac_table import MacTable
 from router.overlay.tunnels import FastPeers
 from router.sleeve.format import BROADCAST_SHORT_ID
@@ -53,7 +59,8 @@ REASONS = {
 class Switch:
     def __init__(self, macs: MacTable) -> None:
         self.macs = macs
-        self._floods = FloodLimiter()
+        self._floods = FloodLimiter(SOURCE_COPIES_PER_S, HOST_COPIES_PER_S)
+        self._peer_floods = FloodLimiter(PEER_COPIES_PER_S, PEERS_COPIES_PER_S)
         self.ourself = 0
         """Our short id; 0 while the router has not said."""
         self.unicast: dict[int, int] = {}
@@ -125,6 +132,10 @@ class Switch:
         """Whether a source on our bridge may send so many frames to everyone now."""
         copies = frames * (len(self.flood_to) + len(self.pass_on_to))
         return not copies or self._floods.admit(source_mac, copies, now)
+
+    def may_spread(self, source: int, neighbours: int, now: float) -> bool:
+        """Whether a broadcast of this peer may be delivered here and go on to so many."""
+        return self._peer_floods.admit(source, 1 + neighbours, now)
 
     def from_peer(self, source: int, destination: int, hops_left: int) -> int:
         """Return `DELIVER`, the neighbour to relay to, or a `DROP_`. Not for broadcasts."""

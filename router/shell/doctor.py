@@ -65,6 +65,11 @@ EXPERIMENTS = (
         "TAP TSO", probes.tap_tso, "sleeve reads TCP packet by packet: several times slower"
     ),
     Experiment("TAP USO", probes.tap_uso, "large UDP sends of containers are cut up: UDP slower"),
+    Experiment(
+        "TAP queues by container",
+        probes.tap_fair,
+        "a container that floods may take frames of others on its host with it (needs BPF)",
+    ),
     Experiment("UDP GSO", probes.udp_gso, "one system call per datagram sent: slower", True),
     Experiment("UDP GRO", probes.udp_gro, "one system call per datagram received: slower", True),
     Experiment("VXLAN device", probes.vxlan, NO_VXLAN),
@@ -85,10 +90,14 @@ EXPERIMENTS = (
         probes.nft_masquerade,
         "containers get no way out through `expose`",
     ),
+    Experiment(
+        "nftables, storm limit",
+        probes.nft_storm_limit,
+        "a container's storm reaches all containers of its host; to other hosts it is limited",
+    ),
     Experiment("ipset", probes.ipset, "nothing: weavepy uses nftables' own sets"),
     Experiment("tc netem", probes.netem, "nothing: `weavepy lab` brings its own loss and delay"),
     Experiment("tc tbf", probes.tbf, "`lab link --rate` is refused"),
-    Experiment("BPF", probes.bpf, "nothing yet: reserved for a faster path"),
     Experiment("IPv6", probes.ipv6, "no IPv6 addresses in the overlay or the underlay", True),
 )
 

@@ -5,11 +5,9 @@ device, sends the datagrams, loads the rule), and returns a short note or raises
 leaves behind goes away with the namespace.
 """
 
-import ctypes
 import errno
 import fcntl
 import os
-import platform
 import shutil
 import socket
 import struct
@@ -21,6 +19,9 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
+from router.shell.filters import STORM_RULE, STORM_SET
+from router.sleeve.ebpf import INGRESS_INTERFACE, loaded_filter
+from router.sleeve.tap import IFF_MULTI_QUEUE, TUNSETSTEERINGEBPF
 from weavepy.kernel.netlink import MissingRights, find_link, netlink
 from weavepy.kernel.nftables import run_transaction
 
@@ -37,10 +38,6 @@ TUN_F_TSO4 = 0x02
 TUN_F_TSO6 = 0x04
 TUN_F_USO4 = 0x20
 TUN_F_USO6 = 0x40
-
-BPF_MAP_CREATE = 0
-BPF_MAP_TYPE_ARRAY = 2
-BPF_SYSCALLS = {"x86_64": 321, "aarch64": 280}
 
 
 class NotTried(Exception):
@@ -213,16 +210,24 @@ def tbf() -> str:
     return _try_queue("tbf", rate=1_000_000, burst=10_000, latency=50_000)
 
 
-def bpf() -> str:
-    number = BPF_SYSCALLS.get(platform.machine())
-    if number is None:
-        raise NotTried(f"the system call's number on {platform.machine()} is not known here")
-    attributes = struct.pack("IIII", BPF_MAP_TYPE_ARRAY, 4, 4, 1) + bytes(112)
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = libc.syscall(number, BPF_MAP_CREATE, attributes, len(attributes))
-    if descriptor < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    os.close(descriptor)
+def nft_storm_limit() -> str:
+    run_transaction(
+        "add table bridge probe\n"
+        f"add set bridge probe storms {{ {STORM_SET}; }}\n"
+        "add counter bridge probe storm\n"
+        "add chain bridge probe c { type filter hook prerouting priority -300; }\n"
+        f"add rule bridge probe c {STORM_RULE}\n"
+    )
+    return ""
+
+
+def tap_fair() -> str:
+    descriptor = _open_tap(IFF_MULTI_QUEUE)
+    try:
+        with loaded_filter(INGRESS_INTERFACE) as program:
+            fcntl.ioctl(descriptor, TUNSETSTEERINGEBPF, struct.pack("i", program))
+    finally:
+        os.close(descriptor)
     return ""
 
 

@@ -1,11 +1,11 @@
 """What the router and the datapath process say to each other.
 
 They talk over a UNIX SEQPACKET socket in the run directory: one message, one packet, encoded
-by `weavepy.base.wire`. The datapath listens, because it outlives the router. On each new
-connection it first sends a `Snapshot` of what it has; the router compares that with what it
-wants and sends only the difference. There is one router at a time: a newer connection
-replaces an older one. When the router is gone, the datapath carries on with what it has,
-rekeying included.
+by `weavepy.base.wire`; larger ones come in parts (`router.sleeve.parts`). The datapath listens,
+because it outlives the router. On each new connection it first sends a `Snapshot` of what it
+has; the router compares that with what it wants and sends only the difference. There is one
+router at a time: a newer connection replaces an older one. When the router is gone, the datapath
+carries on with what it has, rekeying included.
 """
 
 import msgspec
@@ -13,7 +13,16 @@ import msgspec
 from weavepy.base.wire import Decoder
 
 MAX_MESSAGE_BYTES = 192 * 1024
-"""Below the kernel's default for one packet of a SEQPACKET socket (net.core.wmem_default)."""
+"""In one packet: below the kernel's default for a SEQPACKET socket (net.core.wmem_default)."""
+
+
+class Part(msgspec.Struct, frozen=True, tag=True):
+    """A slice of the encoding of a message that is larger than a packet. Both ways."""
+
+    number: int
+    """From 0, without a gap, and with nothing else between them."""
+    count: int
+    data: bytes
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -179,7 +188,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     mtu_bytes: int
     encrypted: bool
     offloads: list[str]
-    """Those in use, e.g. "tap-tso", "tap-uso", "udp-gso", "udp-gro"; empty: the portable path."""
+    """Those in use, e.g. "tap-tso", "tap-fair", "udp-gso", "udp-gro"; empty: the portable path."""
     ourself: int
     sessions: list[SessionReport]
     routes: InstallRoutes
@@ -251,8 +260,8 @@ FromDatapath = (
     Snapshot | SessionUp | SessionDown | EndpointRoamed | PathMtuChanged | FastPeersSet | MacsOnTap
 )
 
-to_datapath_decoder = Decoder(ToDatapath, "message to the datapath")
-from_datapath_decoder = Decoder(FromDatapath, "message from the datapath")
+to_datapath_decoder = Decoder(ToDatapath | Part, "message to the datapath")
+from_datapath_decoder = Decoder(FromDatapath | Part, "message from the datapath")
 
 SESSION_DEAD_S = 3.0
 """A session that got no authentic record for this long is down. Probes go out each second

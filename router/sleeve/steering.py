@@ -17,6 +17,17 @@ from random import Random
 from typing import Protocol, assert_never
 
 from router.overlay.switch import Switch
+from router.sleeve.effects import (
+    CameUp,
+    Endpoint,
+    Listen,
+    PathMtuFound,
+    Roamed,
+    SendControl,
+    SessionEffect,
+    Unlisten,
+    WentDown,
+)
 from router.sleeve.engine import Engine
 from router.sleeve.forwarder import DatagramSink, Forwarder
 from router.sleeve.messages import (
@@ -42,18 +53,8 @@ from router.sleeve.messages import (
     Snapshot,
     ToSteering,
 )
-from router.sleeve.session import (
-    CameUp,
-    Endpoint,
-    Listen,
-    PathMtuFound,
-    Roamed,
-    SendControl,
-    Session,
-    SessionEffect,
-    Unlisten,
-    WentDown,
-)
+from router.sleeve.rekey import REKEY_AFTER_S
+from router.sleeve.session import Session
 from router.sleeve.spans import MAX_SPAN
 from weavepy import __version__
 from weavepy.base.names import MAX_PEERS
@@ -96,8 +97,9 @@ class Steering:
         offloads: Callable[[], Iterable[str]],
         kernel_drops: Callable[[], dict[str, int]],
         refused_messages: Callable[[], int] = lambda: 0,
-        indexes_changed: Callable[[], None] = lambda: None,
+        peers_changed: Callable[[], None] = lambda: None,
         max_span: int = MAX_SPAN,
+        rekey_after_s: float = REKEY_AFTER_S,
     ) -> None:
         """`kernel_drops` counts what was lost before we could read it, by reason."""
         self.shutdown_wanted = False
@@ -117,8 +119,9 @@ class Steering:
         self._offloads = offloads
         self._kernel_drops = kernel_drops
         self._refused_messages = refused_messages
-        self._indexes_changed = indexes_changed
+        self._peers_changed = peers_changed
         self._max_span = max_span
+        self._rekey_after_s = rekey_after_s
         self._forwarders: dict[str, Forwarder] = {}
         """By the peer's name."""
         self._routes = InstallRoutes(ourself=0, unicast={}, broadcast={}, short_ids={})
@@ -170,6 +173,7 @@ class Steering:
                 now,
                 self._new_index,
                 max_span=self._max_span,
+                rekey_after_s=self._rekey_after_s,
             )
             forwarder = Forwarder(
                 session,
@@ -273,15 +277,16 @@ class Steering:
                     failed = failed or bool(forwarder.send_error)
                 case Listen(epoch=epoch):
                     self._engine.epochs[epoch.local_index] = (epoch, forwarder)
-                    self._indexes_changed()
+                    self._peers_changed()
                 case Unlisten(local_index=local_index):
                     self._engine.epochs.pop(local_index, None)
-                    self._indexes_changed()
+                    self._peers_changed()
                 case CameUp(endpoint=(host, port)):
                     self._tell(SessionUp(peer, host, port))
                 case WentDown(reason=reason):
                     self._tell(SessionDown(peer, reason))
                 case Roamed(endpoint=(host, port)):
+                    self._peers_changed()
                     self._tell(EndpointRoamed(peer, host, port))
                 case PathMtuFound():
                     self._tell(

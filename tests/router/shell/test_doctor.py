@@ -28,7 +28,8 @@ KERNEL_OPTIONS = {
     "ipset": "CONFIG_IP_SET",
     "tc netem": "CONFIG_NET_SCH_NETEM",
     "tc tbf": "CONFIG_NET_SCH_TBF",
-    "BPF": "CONFIG_BPF_SYSCALL",
+    "TAP queues by container": "CONFIG_BPF_SYSCALL",
+    "nftables, storm limit": "CONFIG_NFT_LIMIT",
     "IPv6": "CONFIG_IPV6",
 }
 
