@@ -51,7 +51,15 @@ class Saved:
 
 
 HistoryKind = Literal[
-    "ring-made", "adopted", "donated", "received", "took-over", "taken-over", "handed-over", "lost"
+    "ring-made",
+    "adopted",
+    "donated",
+    "received",
+    "merged",
+    "took-over",
+    "taken-over",
+    "handed-over",
+    "lost",
 ]
 
 

@@ -18,6 +18,7 @@ from random import Random
 
 from ipam.core.allocator import Allocator, Waiting
 from ipam.core.audit import Finding, audit
+from ipam.core.compactor import Compactor
 from ipam.core.consent import MAX_TAKE_OVERS, Consent
 from ipam.core.conversation import Conversation
 from ipam.core.departure import Departure
@@ -109,10 +110,12 @@ class Ipam:
         self._hints = HintTeller(space)
         self._held = HeldAddresses(replica, space, allocator, outbox)
         self._notices = Notices(replica, universe, self._restart, self._held, outbox)
+        self._compactor = Compactor(replica, history)
         self._keeper = RingKeeper(
             replica,
             space,
             allocator=allocator,
+            compactor=self._compactor,
             consent=self._consent,
             election=self._election,
             expects_peers=expects_peers,
@@ -304,6 +307,7 @@ class Ipam:
         alive = {peer: None for peer in sorted({*reachable, *sessions}) if peer != self.ourself}
         self._keeper.reachable = self._reachable
         self._consent.handle_peers(self._reachable, alive)
+        self._compactor.handle_peers(self._reachable)
         self._conversation.handle_peers(self._reachable)
         self._allocator.restart_searches()
         return self._settle(now)
@@ -342,6 +346,7 @@ class Ipam:
             Deadline(_or_never(self._hints.next_at() if tells else None), "a hint to tell"),
             Deadline(self._departure.again_at, "the hand-over is not confirmed"),
             Deadline(take_over_at, "a take-over"),
+            Deadline(self._compactor.next_at(), "entries to merge"),
         )
 
     def handle_disk(self, error: str, now: float) -> list[IpamEffect]:
@@ -443,6 +448,7 @@ class Ipam:
         """Let what waits go on, then return everything, with what must be on disk first."""
         self._outbox.add(self._allocator.expire(now))
         self._keeper.take_over(now)
+        self._keeper.compact(self._departure.heir is None, now)
         self._replica.avoid = self._consent.avoided(now)
         self._held.take()
         self._consult(now)

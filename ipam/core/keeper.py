@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ipam.core.allocator import Allocator
+from ipam.core.compactor import Compactor
 from ipam.core.consent import Consent
 from ipam.core.election import Election
 from ipam.core.held import HeldAddresses
@@ -36,6 +37,7 @@ class RingKeeper:
         space: Space,
         *,
         allocator: Allocator,
+        compactor: Compactor,
         consent: Consent,
         election: Election,
         expects_peers: bool,
@@ -49,6 +51,7 @@ class RingKeeper:
         self._replica = replica
         self._space = space
         self._allocator = allocator
+        self._compactor = compactor
         self._consent = consent
         self._election = election
         self._expects_peers = expects_peers
@@ -149,6 +152,13 @@ class RingKeeper:
             self.wrote(written, now)
             self._allocator.restart_searches()
 
+    def compact(self, stays: bool, now: float) -> None:
+        """Merge neighbouring ranges of ours when it is time. `stays`: we do not leave the mesh."""
+        may_write = stays and self._restart.passed and not self._outbox.disk_error
+        written = self._compactor.work(may_write and self._replica.ring is not None, now)
+        if written:
+            self.wrote(written, now)
+
     def refresh_space(self, now: float) -> None:
         """Tell the space which ranges are ours."""
         ring = self._replica.ring
@@ -163,6 +173,7 @@ class RingKeeper:
         owned = ring.ranges_of(self._replica.ourself)
         self._space.set_ranges(owned, ring.contested(), inherited)
         self._held.handle_ranges_changed(now)
+        self._compactor.handle_ranges_changed()
 
     def tell_hint(self, now: float) -> None:
         """Tell how much is free here, and what others have told of themselves, when it is time."""
@@ -199,7 +210,7 @@ class RingKeeper:
         if learnt.gained or learnt.lost or learnt.ring_adopted:
             self._outbox.save_ring()
             self.refresh_space(now)
-        elif learnt.entries and self._touch_ours(learnt.entries):
+        elif self._touch_ours([*learnt.entries, *learnt.gone]):
             self.refresh_space(now)
         self.adopt_decided_ring(now)
 

@@ -75,6 +75,7 @@ class _WireEntry(msgspec.Struct, array_like=True):
     generation: int
     disputed: bool
     epoch: int = 0
+    level: int = 0
 
 
 class _WireUpdate(msgspec.Struct, array_like=True):
@@ -236,6 +237,7 @@ class UpdateCodec:
                 entry.generation,
                 entry.disputed,
                 entry.epoch,
+                entry.level,
             )
             for entry in update.entries
         ]
@@ -342,6 +344,7 @@ class UpdateCodec:
             _counter(row.generation),
             row.disputed,
             _counter(row.epoch),
+            _counter(row.level),
         )
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from ipam.core.holes import Hole
 from ipam.core.messages import Hint, Update, UpdateCodec
 from ipam.core.paxos import Paxos, Vote
 from ipam.core.promise import Promise
@@ -50,6 +51,8 @@ class Learnt:
     """What a merge taught us."""
 
     entries: list[Entry] = field(default_factory=list)
+    gone: list[Entry] = field(default_factory=list)
+    """What they replaced and absorbed."""
     lost: list[Entry] = field(default_factory=list)
     """Entries that were ours and that somebody else rewrote."""
     gained: list[Entry] = field(default_factory=list)
@@ -75,6 +78,8 @@ class _Snapshot(msgspec.Struct):
     generation: int
     update: bytes
     promises: dict[str, Promise] = {}
+    holes: list[tuple[int, int, int, int]] = []
+    """Offset, size, epoch, level."""
 
 
 _snapshot_decoder = wire.Decoder(_Snapshot, "stored ring")
@@ -111,9 +116,13 @@ class Replica:
             fences=self.fences,
         )
         promises = {str(peer): promise for peer, promise in self.promises.items()}
-        return wire.encode(
-            _Snapshot(_SNAPSHOT_FORMAT, self.generation, self.codec.encode(update), promises)
-        )
+        first = self.universe.first
+        holes = [
+            (hole.range.start - first, hole.range.size, hole.epoch, hole.level)
+            for hole in (self.ring.holes.all() if self.ring else ())
+        ]
+        encoded = self.codec.encode(update)
+        return wire.encode(_Snapshot(_SNAPSHOT_FORMAT, self.generation, encoded, promises, holes))
 
     def restore(self, data: bytes) -> None:
         """Take up what `snapshot` wrote, as the next generation. Raises `ProtocolError`."""
@@ -123,6 +132,9 @@ class Replica:
             self.ring = Ring(update.ring_id, self.universe)
             self.ring.join_fences(update.fences)
             self.ring.join(update.entries)
+            for offset, size, epoch, level in snapshot.holes:
+                start = self.universe.first + offset
+                self.ring.holes.add(Hole(Range(start, start + size), epoch, level))
         self.promises = {PeerName(peer): one for peer, one in snapshot.promises.items()}
         self.paxos.join(update.votes)
         self.hints.update(update.hints)
@@ -278,15 +290,21 @@ class Replica:
             owner_before = covering.owner if covering is not None else None
             if before is None and len(self.ring) >= MAX_ENTRIES:
                 continue
-            for news in self.ring.join((entry,)):
-                learnt.entries.append(news)
-                if before is not None and before.owner == self.ourself:
-                    fenced = fence is not None and before.epoch < fence.epoch
-                    (learnt.taken if fenced else learnt.lost).append(news)
-                if news.owner == self.ourself:
-                    learnt.gained.append(news)
-                    if owner_before != self.ourself and not learnt.ring_adopted:
-                        learnt.received.append(news)
+            gone = self.ring.take(entry)
+            if gone is None:
+                continue
+            news = self.ring.get(entry.token)
+            assert news is not None
+            learnt.entries.append(news)
+            learnt.gone += gone
+            ours = [one for one in gone if one.owner == self.ourself]
+            if ours:
+                fenced = fence is not None and all(one.epoch < fence.epoch for one in ours)
+                (learnt.taken if fenced else learnt.lost).append(news)
+            if news.owner == self.ourself:
+                learnt.gained.append(news)
+                if owner_before != self.ourself and not learnt.ring_adopted:
+                    learnt.received.append(news)
 
     def _merge_nicknames(self, update: Update) -> None:
         for peer, nickname in update.nicknames.items():

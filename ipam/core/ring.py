@@ -23,6 +23,19 @@ stays in the ring, so that the join remains a join, but owns nothing. So whateve
 wrote last, and told nobody who was asked, loses, in whatever order it comes to light. A peer that
 was fenced and lives again is given ranges in an epoch that the fence does not reach.
 
+Tokens would only ever get more, so an owner *merges* neighbours that are both its own, and that is
+the reason for the *level* of an entry: how often addresses of it were merged. The merged entry
+keeps the first token, one level above all that it was made of, and *absorbs* the others: whatever
+begins in its range at a lower level, and not in a higher epoch, is removed, and refused if it
+comes again. For as the level of an address never declines (cuts and take-overs keep it), such an
+entry is older than what the owner knew when it merged. So no peer needs to know who has heard of
+the merging, and two that have heard all entries which are current are equal, whatever else they
+have heard, in whatever order. Between them, until the current ones have come, they may differ.
+
+In particular, a peer that hears of the first part of a merged entry which was cut, and not of the
+second, must not take an old entry for the second: it may be named in it. So what a merged entry
+leaves uncovered when it goes is a *hole* of its level, which refuses the same, until it is filled.
+
 The *generation* counts the starts of the peer that wrote an entry. A peer that finds an entry of
 its own rewritten under a generation which it has not reached is an old copy of itself.
 """
@@ -31,8 +44,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 
+from ipam.core.entry import Entry, Fence, fence_item
+from ipam.core.holes import Holes
+from ipam.core.merged import MergedEntries
 from ipam.core.ranges import Range, Universe, normalise, subtract
 from weavepy.base.digest import BUCKETS, BucketDigest, bucket_of
 from weavepy.base.names import MAX_PEERS, PeerName
@@ -40,64 +58,7 @@ from weavepy.base.names import MAX_PEERS, PeerName
 MAX_ENTRIES = 65_536
 """A ring that has this many takes no further tokens: owners stop splitting."""
 
-_KEY_BYTES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    token: int
-    size: int
-    owner: PeerName
-    version: int
-    generation: int
-    """Of the peer that wrote it; 0 for the first ring, which nobody wrote alone."""
-    disputed: bool = False
-    epoch: int = 0
-    """Of the fence under which it was written; 0 if its range never was a dead peer's."""
-
-    def join(self, other: Entry) -> Entry:
-        """Return the later of two entries of one token; see the rule in the file's opening."""
-        assert self.token == other.token
-        if self.age != other.age:
-            return self if self.age > other.age else other
-        if self.content == other.content:
-            return self if self.disputed else other
-        return replace(max(self, other, key=_content), disputed=True)
-
-    @property
-    def age(self) -> tuple[int, int]:
-        return (self.epoch, self.version)
-
-    @property
-    def content(self) -> tuple[int, str, int]:
-        return (self.generation, self.owner, self.size)
-
-    @property
-    def key(self) -> bytes:
-        return self.token.to_bytes(_KEY_BYTES, "big")
-
-    def item(self) -> bytes:
-        """Everything but the token, for digests."""
-        return (
-            f"{self.size} {self.owner} {self.version} {self.generation} {self.disputed}"
-            f" {self.epoch}"
-        ).encode()
-
-
-def _fence_item(peer: PeerName, fence: Fence) -> tuple[bytes, bytes]:
-    return f"fence {peer}".encode(), f"{fence.epoch} {fence.taker}".encode()
-
-
-def _content(entry: Entry) -> tuple[int, str, int]:
-    return entry.content
-
-
-@dataclass(frozen=True, order=True, slots=True)
-class Fence:
-    """What the fenced peer had in lower epochs is the taker's. The later of two is the greater."""
-
-    epoch: int
-    taker: PeerName
+__all__ = ["MAX_ENTRIES", "Entry", "Fence", "Ring"]
 
 
 class Ring:
@@ -114,6 +75,8 @@ class Ring:
         self._live: dict[int, Entry] | None = None
         """By token in order, what is not shadowed, with those who own it now. None: not known."""
         self._live_tokens: list[int] = []
+        self._merged = MergedEntries(universe)
+        self.holes = Holes(universe)
         self._digest = BucketDigest()
         self._buckets: list[dict[int, None]] = [{} for _ in range(BUCKETS)]
 
@@ -200,17 +163,23 @@ class Ring:
     def join(self, entries: Iterable[Entry]) -> list[Entry]:
         """Join received entries into ours and return those that are news to us.
 
-        Total, idempotent, commutative, associative: the state after any number of joins
-        depends only on the set of entries received.
+        Total and idempotent. Without merged entries also commutative and associative: the state
+        depends only on the set of entries received. With them that holds as soon as all entries
+        that are current are among those.
         """
         news: list[Entry] = []
         for entry in entries:
-            mine = self._entries.get(entry.token)
-            joined = entry if mine is None else mine.join(entry)
-            if joined != mine:
-                self._put(joined)
-                news.append(joined)
+            if self.take(entry) is not None:
+                news.append(self._entries[entry.token])
         return news
+
+    def take(self, entry: Entry) -> list[Entry] | None:
+        """Join one entry; return what it replaced and absorbed, or None if it is no news."""
+        mine = self._entries.get(entry.token)
+        joined = entry if mine is None else mine.join(entry)
+        if joined == mine or self._merged.absorb(joined) or self.holes.refuse(joined):
+            return None
+        return self._put(joined)
 
     def join_fences(self, fences: Mapping[PeerName, Fence]) -> dict[PeerName, Fence]:
         """Join received fences into ours and return those that are news. A join like `join`."""
@@ -220,10 +189,10 @@ class Ring:
             if mine is not None and mine >= fence:
                 continue
             if mine is not None:
-                self._digest.toggle(*_fence_item(peer, mine))
+                self._digest.toggle(*fence_item(peer, mine))
             elif len(self._fences) >= MAX_PEERS:
                 continue
-            self._digest.toggle(*_fence_item(peer, fence))
+            self._digest.toggle(*fence_item(peer, fence))
             self._fences[peer] = news[peer] = fence
         if news:
             self._live = None
@@ -238,8 +207,15 @@ class Ring:
         for entries in self.inherited_by(taker).values():
             for raw in entries:
                 _, epoch = self._inherit(raw)
-                new = Entry(raw.token, raw.size, taker, raw.version + 1, generation, epoch=epoch)
-                self._put(replace(new, disputed=raw.disputed))
+                self._put(
+                    replace(
+                        raw,
+                        owner=taker,
+                        version=raw.version + 1,
+                        generation=generation,
+                        epoch=epoch,
+                    )
+                )
                 written.append(self._entries[raw.token])
         return written
 
@@ -274,35 +250,127 @@ class Ring:
             head = self.universe.distance(entry.token, start)
             given = min(size, entry.size - head)
             tail = entry.size - head - given
+            write = partial(self._write, generation=generation, level=entry.level)
             if head:
-                written.append(self._write(entry.token, head, giver, generation, entry.epoch))
-            written.append(self._write(start, given, taker, generation, epoch))
+                written.append(write(entry.token, head, giver, epoch=entry.epoch))
+            written.append(write(start, given, taker, epoch=epoch))
             start = self.universe.wrap(start + given)
             if tail:
-                written.append(self._write(start, tail, giver, generation, entry.epoch))
+                written.append(write(start, tail, giver, epoch=entry.epoch))
             size -= given
         self._check_around(written)
         return written
 
-    def _write(self, token: int, size: int, owner: PeerName, generation: int, epoch: int) -> Entry:
+    def mergeable(self, owner: PeerName) -> list[list[Entry]]:
+        """Return the entries that their owner may merge, each list a run of neighbours."""
+        runs = self._runs(owner, [])
+        return self._runs(owner, contested) if runs and (contested := self.contested()) else runs
+
+    def _runs(self, owner: PeerName, contested: Sequence[Range]) -> list[list[Entry]]:
+        runs: list[list[Entry]] = []
+        for live in self.owned_by(owner):
+            entry = self._entries[live.token]
+            stamped = entry.owner == owner and self._inherit(entry)[1] == entry.epoch
+            frozen = any(piece.meet(one) for piece in self._unroll(entry) for one in contested)
+            if not stamped or frozen:
+                continue
+            if runs and self._continues(runs[-1][-1], entry):
+                runs[-1].append(entry)
+            else:
+                runs.append([entry])
+        if len(runs) > 1 and self._continues(runs[-1][-1], runs[0][0]):
+            runs[0] = runs.pop() + runs[0]
+        return [run for run in runs if len(run) > 1]
+
+    def _continues(self, entry: Entry, following: Entry) -> bool:
+        end = self.universe.wrap(entry.token + entry.size)
+        return following.token == end and following.epoch == entry.epoch
+
+    def merge(self, run: Sequence[Entry], generation: int) -> Entry:
+        """Make one entry of a run of `mergeable`, or of a part of it. Its owner calls it.
+
+        It stays in their epoch: an entry must not escape a fence on its owner.
+        """
+        for entry, following in pairwise(run):
+            assert self._continues(entry, following), "only neighbours of one epoch are merged"
+            assert entry.owner == following.owner, "only the owner merges"
+        assert all(self._entries.get(entry.token) == entry for entry in run)
+        first = run[0]
+        merged = replace(
+            first,
+            size=sum(entry.size for entry in run),
+            version=first.version + 1,
+            generation=generation,
+            level=max(entry.level for entry in run) + 1,
+        )
+        self._put(merged)
+        self._check_around([merged])
+        return merged
+
+    def _write(
+        self, token: int, size: int, owner: PeerName, *, generation: int, epoch: int, level: int
+    ) -> Entry:
         before = self._entries.get(token)
         version = 1 if before is None else before.version + 1
-        entry = Entry(token, size, owner, version, generation, epoch=epoch)
+        entry = Entry(token, size, owner, version, generation, epoch=epoch, level=level)
         self._put(entry)
         return entry
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, entry: Entry) -> list[Entry]:
+        """Let the entry stand at its token; returns what goes for it."""
+        gone = self._absorbed_by(entry) if entry.level else []
+        for one in gone:
+            self._remove(one)
         before = self._entries.get(entry.token)
         if before is None:
             insort(self._tokens, entry.token)
             self._buckets[bucket_of(entry.key)][entry.token] = None
         else:
-            self._digest.toggle(before.key, before.item())
-            self._count_epoch(before.epoch, -1)
+            gone.append(before)
+            self._forget(before)
         self._count_epoch(entry.epoch, 1)
         self._live = None
         self._entries[entry.token] = entry
+        self._merged.add(entry)
         self._digest.toggle(entry.key, entry.item())
+        if self.holes:
+            self.holes.fill(entry)
+        for one in gone:
+            if one.level:
+                self.holes.leave(one, self._around(one))
+        return gone
+
+    def _remove(self, entry: Entry) -> None:
+        del self._tokens[bisect_left(self._tokens, entry.token)]
+        del self._buckets[bucket_of(entry.key)][entry.token]
+        del self._entries[entry.token]
+        self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        self._digest.toggle(entry.key, entry.item())
+        self._count_epoch(entry.epoch, -1)
+        self._merged.remove(entry)
+
+    def _absorbed_by(self, entry: Entry) -> list[Entry]:
+        return [one for one in self._beginning_in(entry) if entry.absorbs(one, self.universe)]
+
+    def _around(self, entry: Entry) -> list[Entry]:
+        """Return what may cover addresses of an entry that is gone."""
+        before = self._tokens[bisect_right(self._tokens, entry.token) - 1]
+        return [
+            self._entries[before],
+            *self._merged.reaching(entry.token),
+            *self._beginning_in(entry),
+        ]
+
+    def _beginning_in(self, entry: Entry) -> list[Entry]:
+        return [
+            self._entries[token]
+            for piece in self._unroll(entry)
+            for token in self._tokens[
+                bisect_left(self._tokens, piece.start) : bisect_left(self._tokens, piece.end)
+            ]
+        ]
 
     def _count_epoch(self, epoch: int, change: int) -> None:
         count = self._per_epoch.get(epoch, 0) + change

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import first_start, lab_cost, ring_cost
+from tests.benchmarks import first_start, lab_cost, ring_cost, ring_growth
 from tests.benchmarks.ring_cost import Times
 
 
@@ -21,6 +21,8 @@ def main() -> None:
     _allocations(2_000 if wanted.quick else 20_000, Path(wanted.disk))
     _merging((10, 100) if wanted.quick else (10, 100, 1000, 4000))
     _memory(8 if wanted.quick else 64)
+    _joining(4096 if wanted.quick else 65_536)
+    _growth(6 if wanted.quick else 36)
     _first_start((3, 10) if wanted.quick else (3, 10, 50))
     if not wanted.no_lab and os.geteuid() == 0:
         _lab(1 if wanted.quick else 3)
@@ -70,6 +72,23 @@ def _memory(peers: int) -> None:
         f" | {cost.ring_bytes / cost.entries:.0f} B | {cost.encoded_bytes / 2**20:.2f} MiB"
         f" | {cost.ring_bytes / cost.encoded_bytes:.1f} |"
     )
+
+
+def _joining(count: int) -> None:
+    plain, merged = ring_cost.joining(count, False), ring_cost.joining(count, True)
+    print("\n| entries | join all | if most were merged | against that |")
+    print("|---|---|---|---|")
+    print(f"| {count:,} | {plain:.2f} s | {merged:.2f} s | {merged / plain:.1f} |")
+
+
+def _growth(changes: int) -> None:
+    grown = {merging: ring_growth.growth(changes, merging) for merging in (True, False)}
+    print("\n| hours | entries | without merging |")
+    print("|---|---|---|")
+    for part in (3, 2, 1):
+        at = changes // part - 1
+        hours = (at + 1) * ring_growth.CHANGE_EVERY_S / 3600
+        print(f"| {hours:.0f} | {grown[True].entries[at]} | {grown[False].entries[at]} |")
 
 
 def _first_start(counts: tuple[int, ...]) -> None:

@@ -6,6 +6,7 @@
 | commits     | each `Persist` of the same allocations written and synced by the real store  |
 | merging     | a whole ring into a peer that has none, and one new entry into a whole ring  |
 | gossip      | encoded: all of a ring, one change, a digest, finding and mending one change |
+| joining     | the entries of such a ring into one that has none, in no order, in CPU time   |
 | memory      | a ring at the limit of its entries, by tracemalloc                           |
 
 A ratio compares with something measured a moment before or after, so it survives a busy machine.
@@ -17,6 +18,7 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -208,6 +210,32 @@ def _mend(full: Replica, missing: Replica) -> int:
         total += len(request) + len(encode_message(Repair(mended, [])))
     assert missing.digest() == full.digest()
     return total
+
+
+def joining(count: int, merged: bool) -> float:
+    """Return the seconds of processor time. If `merged`, most entries are, of all sizes."""
+    rng, universe = Random(1), Universe.of(NETWORK)
+    cuts = [0, *sorted(rng.sample(range(1, universe.size), count - 1)), universe.size]
+    entries = [
+        Entry(
+            universe.first + start,
+            end - start,
+            peer_name(rng.randrange(64)),
+            version=2,
+            generation=1,
+            level=rng.choice((0, 1, 2, 5)) if merged else 0,
+        )
+        for start, end in pairwise(cuts)
+    ]
+    rng.shuffle(entries)
+    seconds: list[float] = []
+    for _ in range(REPEATS):
+        ring = Ring(RING_ID, universe)
+        began = time.process_time()
+        ring.join(entries)
+        seconds.append(time.process_time() - began)
+        ring.check_tiles()
+    return min(seconds)
 
 
 # --- memory --------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.benchmarks import first_start, ring_cost
+from tests.benchmarks import first_start, ring_cost, ring_growth
 
 
 def test_allocations_are_timed_in_the_core_and_on_disk(tmp_path: Path) -> None:
@@ -16,6 +16,17 @@ def test_a_change_in_a_large_ring_costs_less_than_two_kibibytes() -> None:
     assert cost.entries == 10_000
     assert cost.one_bytes < 2048
     assert cost.mend_bytes < 2048
+
+
+def test_merging_keeps_a_ring_shorter_whose_hosts_give_space_back_and_forth() -> None:
+    merged = ring_growth.growth(8, merging=True, universe="10.32.0.0/25")
+    plain = ring_growth.growth(8, merging=False, universe="10.32.0.0/25")
+    assert merged.containers == plain.containers
+    assert merged.entries[-1] < plain.entries[-1]
+
+
+def test_joining_merged_entries_takes_no_more_than_some_times_as_long() -> None:
+    assert ring_cost.joining(4096, merged=True) < 20 * ring_cost.joining(4096, merged=False)
 
 
 def test_memory_of_a_ring_is_counted() -> None:

@@ -67,13 +67,14 @@ def _many(arguments: argparse.Namespace) -> int:
     seeds = range(arguments.first_seed, arguments.first_seed + (arguments.seeds or 20))
     started = time.monotonic()
     failed: list[Result] = []
-    events, virtual_s, count = 0, 0.0, 0
+    events, virtual_s, count, merges = 0, 0.0, 0, 0
     slowest_connect = slowest_equal = 0.0
     answers: dict[str, int] = {}
     for result in _results(seeds, arguments):
         count += 1
         events += result.events
         virtual_s += result.virtual_s
+        merges += result.merges
         slowest_connect = max(slowest_connect, result.connected_after_s)
         slowest_equal = max(slowest_equal, result.equal_after_s)
         for name, number in result.answers.items():
@@ -87,7 +88,7 @@ def _many(arguments: argparse.Namespace) -> int:
         f"{count} seeds from {seeds[0]}: {len(failed)} failed; {events} events in"
         f" {virtual_s / 3600:.2f} simulated hours, {time.monotonic() - started:.0f} s of real time;"
         f" after healing at most {slowest_connect:.1f} s to connect,"
-        f" {slowest_equal:.1f} s more to agree"
+        f" {slowest_equal:.1f} s more to agree; {merges} entries merged from several"
     )
     print("answers: " + ", ".join(f"{name} {answers[name]}" for name in sorted(answers)))
     return 1 if failed else 0

@@ -38,14 +38,11 @@ COOLING_S = 60.0
 ANSWER_MARGIN_S = 1.5
 MAX_HELD_EFFECTS = 5000
 
-Age = tuple[int, int]
-"""Epoch, version."""
+Age = tuple[int, int, int]
+"""Epoch, level, version."""
 
 Key = tuple[bytes, int, Age]
 """Ring id, token, age."""
-
-
-NOTHING: Age = (0, 0)
 
 
 @dataclass
@@ -89,6 +86,8 @@ class Checkers:
         self.told_of_take_over: list[Host] = []
         """Where an operator was told that a dead host has been taken over."""
         self.most_entries = 0
+        self.merges = 0
+        """How many times a host has made one entry of several."""
         self._world = world
         self._in_use: dict[int, tuple[Host, str]] = {}
         self._freed_at: dict[int, tuple[float, str]] = {}
@@ -142,16 +141,36 @@ class Checkers:
         watch = self._watches.get(host.label)
         if watch is None:
             return
-        stored = self.disk_ring(host)
-        saved = (
-            {(stored.ring_id, entry.token): _age(entry) for entry in stored.entries}
-            if stored is not None
-            else {}
-        )
+        saved = self._saved_keys(host, watch.unsaved)
         for key in watch.unsaved:
-            if saved.get(key[:2], NOTHING) < key[2]:
+            if key not in saved:
                 self._written.pop(key, None)
         watch.unsaved.clear()
+
+    def _saved_keys(self, host: Host, keys: Iterable[Key]) -> dict[Key, None]:
+        """Which of these are on the disk, or something later is."""
+        stored = self.disk_ring(host)
+        if stored is None:
+            return {}
+        on_disk = {entry.token: entry for entry in stored.entries}
+        return {
+            key: None
+            for key in keys
+            if key[0] == stored.ring_id and self._is_known(on_disk, key[1], key[2])
+        }
+
+    def _is_known(self, entries: dict[int, Entry], token: int, age: Age) -> bool:
+        """True if this entry, or a later one, or one that it was merged into is among these."""
+        entry = entries.get(token)
+        if entry is not None and _age(entry) >= age:
+            return True
+        return any(
+            one.epoch >= age[0] and one.level > age[1] and self._covers(one, token)
+            for one in entries.values()
+        )
+
+    def _covers(self, entry: Entry, address: int) -> bool:
+        return (address - entry.token) % self._size < entry.size
 
     def watch_channel(self, host: Host, ipam: Ipam) -> WatchedChannel:
         return WatchedChannel(host, ipam, self)
@@ -183,11 +202,7 @@ class Checkers:
     def persisted(self, host: Host) -> None:
         self._note_ring(host)
         watch = self._watches[host.label]
-        stored = self.disk_ring(host)
-        if stored is None:
-            return
-        ages = {(stored.ring_id, entry.token): _age(entry) for entry in stored.entries}
-        for key in [key for key in watch.unsaved if ages.get(key[:2], NOTHING) >= key[2]]:
+        for key in self._saved_keys(host, watch.unsaved):
             del watch.unsaved[key]
 
     # --- writes ------------------------------------------------------------------------------
@@ -222,9 +237,10 @@ class Checkers:
                 self.fail(
                     f"{host.label} has {entry}, but {known[1]} wrote {known[0]} under that version"
                 )
-        gone = before.keys() - {entry.token for entry in entries}
-        if gone:
-            self.fail(f"{host.label}: entries vanished: {sorted(gone)}")
+        now = {entry.token: entry for entry in entries}
+        for token in before.keys() - now.keys():
+            if not self._is_known(now, token, _age(before[token])):
+                self.fail(f"{host.label}: {before[token]} vanished")
         self._remember(watch, entries)
 
     def _remember(self, watch: Watch, entries: list[Entry]) -> None:
@@ -238,19 +254,28 @@ class Checkers:
                 self.fail(f"{host.label} begins a ring with {entry}")
             return
         old = before.get(entry.token)
-        if old is None:
-            covering = [one for one in before.values() if self._covers(one, entry.token)]
-            old = max(covering, key=_age, default=None)
-            expected = 1
-        else:
-            expected = old.version + 1
-        if old is None or self._heir(host, old) != host.name:
-            self.fail(f"{host.label} ({host.name}) wrote {entry} over {old}, which is not its own")
-        if entry.version != expected:
-            self.fail(f"{host.label} wrote {entry}, expected version {expected}")
+        around = [one for one in before.values() if self._covers(one, entry.token)]
+        covering = max(around, key=lambda one: (one.epoch, one.level, one is old), default=None)
+        if covering is None or self._heir(host, covering) != host.name:
+            self.fail(f"{host.label} ({host.name}) wrote {entry} over {covering}, not its own")
+            return
+        expected = 1 if old is None else old.version + 1
+        level = covering.level
+        if entry.size > covering.size:
+            level = self._check_merge(host, before, entry)
+        if (entry.level, entry.version) != (level, expected):
+            self.fail(f"{host.label} wrote {entry}, expected level {level}, version {expected}")
 
-    def _covers(self, entry: Entry, address: int) -> bool:
-        return (address - entry.token) % self._size < entry.size
+    def _check_merge(self, host: Host, before: dict[int, Entry], entry: Entry) -> int:
+        """Of what it was made of all must be the host's; returns the level it should have."""
+        inside = [one for one in before.values() if self._covers(entry, one.token)]
+        parts = [one for one in inside if one.epoch == entry.epoch]
+        if any(self._heir(host, one) != host.name for one in [*parts, entry]):
+            self.fail(f"{host.label} made {entry} of {parts}, which are not all its own")
+        if sum(one.size for one in parts) != entry.size:
+            self.fail(f"{host.label} made {entry} of {parts}, which is not all of it")
+        self.merges += 1
+        return 1 + max(one.level for one in parts)
 
     def _heir(self, host: Host, entry: Entry) -> str:
         """Who has an entry after the take-overs that a host knows of. All must name one heir."""
@@ -302,17 +327,14 @@ class Checkers:
         self._note_ring(host)
         stored = self.disk_ring(host)
         if update.entries:
-            saved = (
-                {entry.token: _age(entry) for entry in stored.entries}
-                if stored is not None and stored.ring_id == update.ring_id
-                else {}
-            )
+            own: dict[Key, Entry] = {}
             for entry in update.entries:
-                written = self._written.get((update.ring_id, entry.token, _age(entry)))
-                if written is None or written[1] != host.label or entry.generation == 0:
-                    continue
-                if saved.get(entry.token, NOTHING) < _age(entry):
-                    self.fail(f"{host.label} told {entry}, which is not on its disk")
+                key = (update.ring_id, entry.token, _age(entry))
+                written = self._written.get(key)
+                if written is not None and written[1] == host.label and entry.generation:
+                    own[key] = entry
+            for key in own.keys() - self._saved_keys(host, own).keys():
+                self.fail(f"{host.label} told {own[key]}, which is not on its disk")
         vote = update.votes.get(host.name)
         if vote is not None:
             mine = stored.votes.get(host.name) if stored is not None else None
@@ -421,21 +443,25 @@ class Checkers:
                 if known is None or _age(known) < _age(entry):
                     joined[entry.token] = entry
         for ring_id, joined in newest.items():
-            tokens = sorted(token for token in joined if not self._is_hidden(joined, token))
+            tokens = sorted(
+                token for token, entry in joined.items() if not self._is_hidden(joined, entry)
+            )
             for at, token in enumerate(tokens):
                 following = tokens[(at + 1) % len(tokens)]
                 reach = (following - token) % self._size or self._size
                 if joined[token].size != reach:
                     self.fail(f"ring {ring_id.hex()}: {joined[token]} does not reach {following}")
 
-    def _is_hidden(self, entries: dict[int, Entry], token: int) -> bool:
-        """What a peer wrote that was declared dead, and nobody heard, lies under what was written
-        since."""
-        entry = entries[token]
+    def _is_hidden(self, entries: dict[int, Entry], entry: Entry) -> bool:
+        """True if it was merged into another, or lies under what was written since its owner was
+        declared dead, and is of those last words that nobody heard."""
+        around = [one for one in entries.values() if one.level > entry.level]
+        if any(one.epoch >= entry.epoch and self._covers(one, entry.token) for one in around):
+            return True
         later = [one for one in entries.values() if one.epoch > entry.epoch]
         return bool(later) and all(
             any(self._covers(one, address) for one in later)
-            for address in range(token, token + entry.size)
+            for address in range(entry.token, entry.token + entry.size)
         )
 
     def _everything_known(self) -> Iterable[tuple[bytes, Iterable[Entry]]]:
@@ -451,7 +477,7 @@ class Checkers:
 
 
 def _age(entry: Entry) -> Age:
-    return entry.epoch, entry.version
+    return entry.epoch, entry.level, entry.version
 
 
 def _updates_in(payload: bytes) -> list[bytes]:

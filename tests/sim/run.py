@@ -46,6 +46,7 @@ class Result:
     equal_after_s: float = 0.0
     answers: dict[str, int] = field(default_factory=dict)
     most_entries: int = 0
+    merges: int = 0
     most_unsent_bytes: int = 0
     frames: int = 0
 
@@ -128,6 +129,7 @@ class Run:
         result.virtual_s = self.world.now
         result.answers = self.checkers.answers
         result.most_entries = self.checkers.most_entries
+        result.merges = self.checkers.merges
         result.most_unsent_bytes = self.network.most_unsent_bytes
         result.frames = len(self.checkers.deliveries)
         return result

@@ -13,11 +13,14 @@ from typing import Any
 from unittest.mock import patch
 
 from ipam.core.allocator import Allocator
+from ipam.core.compactor import Compactor
 from ipam.core.effects import Persist
 from ipam.core.held import HeldAddresses
+from ipam.core.holes import Holes
 from ipam.core.ipam import Ipam
 from ipam.core.keeper import RingKeeper
 from ipam.core.paxos import Paxos, Vote
+from ipam.core.ranges import Universe
 from ipam.core.replica import Replica
 from ipam.core.restart import RestartCheck
 from ipam.core.ring import Entry, Ring
@@ -29,7 +32,7 @@ from router.mesh.neighbours import Neighbour, Verdict
 from router.mesh.topology import Topology
 from router.overlay.broadcast import BroadcastFilter
 from router.sleeve.negotiation import Negotiator
-from tests.ipam.core import test_paxos, test_ring
+from tests.ipam.core import test_compactor, test_merging, test_paxos, test_ring
 from tests.router.mesh import test_connection, test_mesh, test_routes
 from tests.sim.plan import draw_plan
 from tests.sim.run import run_plan
@@ -112,9 +115,9 @@ def donor_keeps_allocating() -> Sequence[Any]:
 def version_not_raised() -> Sequence[Any]:
     write_right = Ring._write
 
-    def write(ring: Ring, token: int, *content: Any) -> Entry:
+    def write(ring: Ring, token: int, *content: Any, **more: Any) -> Entry:
         before = ring.get(token)
-        entry = write_right(ring, token, *content)
+        entry = write_right(ring, token, *content, **more)
         entry = replace(entry, version=1 if before is None else before.version)
         ring._put(entry)
         return entry
@@ -306,6 +309,54 @@ def answers_wait_for_the_disk() -> Sequence[Any]:
     return [patch.object(node_module, "_refused", lambda effect, error: effect)]
 
 
+def merging_does_not_raise_the_level() -> Sequence[Any]:
+    """So what was merged comes back with the first old entry: tokens are forgotten too early."""
+    merge_right = Ring.merge
+
+    def merge(ring: Ring, run: Sequence[Entry], generation: int) -> Entry:
+        merged = merge_right(ring, run, generation)
+        ring._put(replace(merged, level=merged.level - 1))
+        return replace(merged, level=merged.level - 1)
+
+    return [patch.object(Ring, "merge", merge)]
+
+
+def merging_across_epochs() -> Sequence[Any]:
+    def continues(ring: Ring, entry: Entry, following: Entry) -> bool:
+        return following.token == ring.universe.wrap(entry.token + entry.size)
+
+    return [patch.object(Ring, "_continues", continues)]
+
+
+def merging_what_is_contested() -> Sequence[Any]:
+    return [patch.object(Ring, "contested", lambda ring: [])]
+
+
+def cut_forgets_the_level() -> Sequence[Any]:
+    write_right = Ring._write
+
+    def write(ring: Ring, *content: Any, level: int, **more: Any) -> Entry:
+        return write_right(ring, *content, level=0, **more)
+
+    return [patch.object(Ring, "_write", write)]
+
+
+def absorbing_later_epochs() -> Sequence[Any]:
+    def absorbs(entry: Entry, other: Entry, universe: Universe) -> bool:
+        reached = universe.distance(entry.token, other.token) < entry.size
+        return entry.level > other.level and entry.token != other.token and reached
+
+    return [patch.object(Entry, "absorbs", absorbs)]
+
+
+def holes_not_kept() -> Sequence[Any]:
+    return [patch.object(Holes, "leave", lambda holes, gone, around: None)]
+
+
+def merging_without_all_owners() -> Sequence[Any]:
+    return [patch.object(Compactor, "_reaches_all_owners", lambda compactor: True)]
+
+
 SABOTAGES = (
     Sabotage("persist after send", persist_after_sending),
     Sabotage("the ring is not persisted", not_persisting_the_ring),
@@ -352,6 +403,42 @@ SABOTAGES = (
     Sabotage("dead peers never collected", dead_peers_never_collected, "leave"),
     Sabotage("sessions never opened again", session_never_opened_again, size="large"),
     Sabotage("answers wait for a disk that refuses", answers_wait_for_the_disk),
+    Sabotage("merging does not raise the level", merging_does_not_raise_the_level, size="large"),
+    Sabotage(
+        "merging across epochs",
+        merging_across_epochs,
+        found_by=test_merging.test_entries_of_two_epochs_are_not_merged,
+    ),
+    Sabotage(
+        "merging what is contested",
+        merging_what_is_contested,
+        found_by=test_merging.test_what_is_contested_or_disputed_is_not_merged,
+    ),
+    Sabotage(
+        "a cut forgets the level",
+        cut_forgets_the_level,
+        found_by=test_merging.test_what_is_cut_from_a_merged_entry_wins_over_what_was_there_before_it,
+    ),
+    Sabotage(
+        "merged entries absorb later epochs",
+        absorbing_later_epochs,
+        found_by=test_merging.test_what_a_dead_peer_merged_too_late_takes_nothing_away_from_its_taker,
+    ),
+    Sabotage(
+        "holes not kept",
+        holes_not_kept,
+        found_by=test_merging.test_an_old_entry_does_not_get_into_a_hole_though_it_names_whoever_hears_of_it,
+    ),
+    Sabotage(
+        "an old disk merges before it has heard all owners",
+        merging_without_all_owners,
+        found_by=test_compactor.test_an_old_disk_does_not_take_back_by_merging_what_was_given_away,
+    ),
+    Sabotage(
+        "a dead peer merged what its taker had not heard of",
+        merging_without_all_owners,
+        found_by=test_compactor.test_a_taker_that_has_not_heard_what_a_dead_peer_merged_leaves_no_gap,
+    ),
 )
 
 

@@ -201,7 +201,7 @@ class HistoryEntry(Struct):
     at: float
     """Unix time."""
     kind: str
-    """One of "ring-made", "adopted", "donated", "received", "took-over", "taken-over",
+    """One of "ring-made", "adopted", "donated", "received", "merged", "took-over", "taken-over",
     "handed-over", "lost"."""
     ranges: list[str]
     """Each "FIRST-LAST"; the first few."""

@@ -4,6 +4,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from ipam.core.compactor import COMPACT_AFTER_S
+from ipam.core.messages import Update, UpdateCodec
+from ipam.core.ranges import Universe
+from ipam.core.ring import Entry
 from tests.ipam.core.mesh import Disk, TestMesh
 
 PEERS = 4
@@ -27,6 +31,8 @@ class PeersOfOneRing(RuleBasedStateMachine):
         self.mesh.loss = loss
         self.down: dict[int, None] = {}
         self.taken: dict[int, None] = {}
+        self.seen: dict[Entry, None] = {}
+        """Every entry that ever stood in a ring."""
 
     def running(self, at: int) -> bool:
         return at not in self.down
@@ -59,6 +65,34 @@ class PeersOfOneRing(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 3, 12, 70]))
     def wait(self, seconds: float) -> None:
         self.mesh.run(seconds, step=0.5)
+
+    @rule()
+    def merge_adjacent_entries(self) -> None:
+        """Which happens as soon as all owners have been together for a while."""
+        loss, self.mesh.loss = self.mesh.loss, 0.0
+        for at in sorted(self.down):
+            self.restart_from_store(at)
+        self.mesh.heal()
+        self.mesh.run(6 + 2 * COMPACT_AFTER_S, step=0.5)
+        for name, peer in self.mesh.peers.items():
+            assert peer.ring is not None
+            assert not peer.ring.mergeable(name)
+        self.mesh.loss = loss
+
+    @rule(peer=peers, source=peers, which=st.integers(0, 2**16), count=st.integers(1, 4))
+    def stale_entries_return(self, peer: int, source: int, which: int, count: int) -> None:
+        """From a link that was slow, or a peer that was away."""
+        if not self.running(peer) or peer == source or not self.seen:
+            return
+        entries = list(self.seen)
+        core = self.mesh.peers[self.mesh.names[peer]]
+        assert core.ring is not None
+        at = which % len(entries)
+        update = Update(ring_id=core.ring.ring_id, entries=entries[at : at + count])
+        data = UpdateCodec(Universe.of(self.mesh.universe)).encode(update)
+        effects = core.handle_gossip(self.mesh.names[source], data, self.mesh.now)
+        self.mesh.perform(self.mesh.names[peer], effects)
+        self.mesh.deliver()
 
     @rule(peer=peers)
     def crash(self, peer: int) -> None:
@@ -128,6 +162,12 @@ class PeersOfOneRing(RuleBasedStateMachine):
     def no_address_is_used_twice(self) -> None:
         if hasattr(self, "mesh"):
             self.mesh.check_no_duplicates(besides_displaced=True)
+
+    @invariant()
+    def what_was_seen_is_remembered(self) -> None:
+        if hasattr(self, "mesh"):
+            for peer in self.mesh.peers.values():
+                self.seen.update(dict.fromkeys(peer.ring.entries() if peer.ring else ()))
 
     @invariant()
     def what_answers_said_is_on_disk(self) -> None:
