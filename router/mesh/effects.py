@@ -85,6 +85,12 @@ class RoutesChanged:
     """Source (ourself included) to the neighbours that we pass its broadcasts on to."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReachableChanged:
+    """Gossip and unicasts reach other peers than before, while frames travel as they did: as when
+    a session has ended first, and the connection then. `RoutesChanged` says so by itself."""
+
+
 # --- for the owners of channels --------------------------------------------------------------
 
 
@@ -145,6 +151,7 @@ MeshEffect = (
     | PeerDisconnected
     | OverlayMessageReceived
     | RoutesChanged
+    | ReachableChanged
     | GossipReceived
     | UnicastReceived
     | PeerAdded
@@ -167,6 +174,7 @@ __all__ = [
     "PeerConnected",
     "PeerDisconnected",
     "PeerRemoved",
+    "ReachableChanged",
     "RememberTargets",
     "RoutesChanged",
     "SendBytes",

@@ -353,6 +353,8 @@ class Checkers:
         outcome = answer.kind or "ok"
         name = f"{request.kind} {outcome}"
         self.answers[name] = self.answers.get(name, 0) + 1
+        if name == "rmpeer alive":
+            self.fail(f"{host.label} takes one for alive that has been dead for long")
         if name == "rmpeer ok":
             self.told_of_take_over.append(host)
         if answer.address is not None:
