@@ -414,7 +414,7 @@ SABOTAGES = (
     ),
     Sabotage("dead peers never collected", dead_peers_never_collected, "leave"),
     Sabotage("sessions never opened again", session_never_opened_again, size="large"),
-    Sabotage("answers wait for a disk that refuses", answers_wait_for_the_disk),
+    Sabotage("answers wait for a disk that refuses", answers_wait_for_the_disk, size="large"),
     Sabotage("merging does not raise the level", merging_does_not_raise_the_level, size="large"),
     Sabotage(
         "merging across epochs",
