@@ -87,6 +87,12 @@ class RoutesChanged:
     """The neighbours that have to pass our own broadcasts on."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReachableChanged:
+    """Gossip and unicasts reach other peers than before, while frames travel as they did: as when
+    a session has ended first, and the connection then. `RoutesChanged` says so by itself."""
+
+
 # --- for the owners of channels --------------------------------------------------------------
 
 
@@ -147,6 +153,7 @@ MeshEffect = (
     | PeerDisconnected
     | OverlayMessageReceived
     | RoutesChanged
+    | ReachableChanged
     | GossipReceived
     | UnicastReceived
     | PeerAdded
@@ -169,6 +176,7 @@ __all__ = [
     "PeerConnected",
     "PeerDisconnected",
     "PeerRemoved",
+    "ReachableChanged",
     "RememberTargets",
     "RoutesChanged",
     "SendBytes",

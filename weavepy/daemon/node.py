@@ -31,6 +31,7 @@ from router.mesh.effects import (
     PeerConnected,
     PeerDisconnected,
     PeerRemoved,
+    ReachableChanged,
     RememberTargets,
     RoutesChanged,
     SendBytes,
@@ -207,7 +208,7 @@ class Node:
             case UnicastReceived(source=source, payload=payload):
                 if self.ipam is not None:
                     return self._persisted(self.ipam.handle_unicast(source, payload, now), now)
-            case PeerAdded():
+            case PeerAdded() | ReachableChanged():
                 return self._peers_changed(now)
             case IdentityCopied(text=text):
                 if self.ipam is not None:
