@@ -327,7 +327,6 @@ class Consent:
         one.unheard = tuple(p for p in electorate if p not in one.consent and p != one.peer)
         one.asked = {peer: None for peer in one.consent if peer != self._replica.ourself}
         one.consent.clear()
-        one.refused.clear()
         one.again_at = now + STEP_S
         self._tell(one, now)
         return self._count(one, electorate, now) if not one.asked else None

@@ -46,6 +46,8 @@ class Departure:
             self.done = True
             return
         ourself = self._replica.ourself
+        # What a fence has just made ours may not be written down yet, and is handed over as well.
+        ring.stamp(ourself, self._replica.generation)
         written: list[Entry] = []
         for piece in ranges:
             written += ring.donate(ourself, piece.start, piece.size, heir, self._replica.generation)

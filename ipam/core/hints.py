@@ -1,9 +1,10 @@
 """When to tell others how many free addresses we have.
 
 Hints decide whom a peer in want asks first. They need not be right, so they are told seldom: at
-most every ten seconds, and only when the last one has become wrong by more than an eighth, or
-wrong about there being any at all. Others' hints are gathered for a second before they are passed
-on: where fifty or a thousand peers have something to tell, each would otherwise be a message.
+most every ten seconds, and only when the last one has become wrong by more than an eighth; so none
+stays wrong about there being any at all. Others' hints are gathered for a second before they are
+passed on: where fifty or a thousand peers have something to tell, each would otherwise be a
+message.
 """
 
 from __future__ import annotations
@@ -59,6 +60,4 @@ class HintTeller:
 
     def _is_wrong(self) -> bool:
         free, told = self._space.free_count, self._told
-        if told is None or (free == 0) != (told == 0):
-            return True
-        return abs(free - told) * 8 > told
+        return told is None or abs(free - told) * 8 > told

@@ -447,11 +447,12 @@ class Ipam:
     def _settle(self, now: float) -> list[IpamEffect]:
         """Let what waits go on, then return everything, with what must be on disk first."""
         self._outbox.add(self._allocator.expire(now))
+        # First: what fences have made ours must be written down before the next input asks for it.
+        self._consult(now)
         self._keeper.take_over(now)
         self._keeper.compact(self._departure.heir is None, now)
         self._replica.avoid = self._consent.avoided(now)
         self._held.take()
-        self._consult(now)
         if self._replica.ring is not None and self._restart.passed:
             self._held.settle_doubts(now)
             self._held.claim(now)

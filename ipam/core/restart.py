@@ -75,7 +75,6 @@ class RestartCheck:
         self.promised_by.clear()
         self.passed = not self._owners and not expects_peers
         self._until = now + GRACE_S
-        self._ask_at = now
 
     def handle_copied(self, owners: Iterable[PeerName], now: float) -> None:
         """Another router with our identity lives; see the rule in the file's opening."""

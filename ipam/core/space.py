@@ -192,10 +192,6 @@ class Space:
         self._changed.clear()
         return tuple(written), tuple(gone)
 
-    def mark_changed(self, addresses: Iterable[int]) -> None:
-        """Report these again at the next drain: they did not reach the disk."""
-        self._changed.update(dict.fromkeys(addresses))
-
     def check(self) -> None:
         """Assert that each address is in exactly one place."""
         free = [Range(s, e) for s, e in zip(self._starts, self._ends, strict=True)]

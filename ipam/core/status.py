@@ -164,7 +164,7 @@ def picture_of(replica: Replica, owners: Sequence[RangeOwner]) -> tuple[int, ...
     ]
     for piece, number in [*pieces, *((piece, FROZEN) for piece in ring.contested())]:
         at = bisect_right(bounds, piece.start) - 1
-        while at < count and bounds[at] < piece.end:
+        while bounds[at] < piece.end:
             common = Range(bounds[at], bounds[at + 1]).meet(piece)
             assert common is not None
             weights[at][number] = weights[at].get(number, 0) + common.size

@@ -1,5 +1,7 @@
 """What is recorded for attachments, compared with the interfaces that exist."""
 
+import pytest
+
 from ipam.core.effects import PersistedAddress, RunningAddress, Saved
 from tests.ipam.core.mesh import Disk, TestMesh, address
 
@@ -42,6 +44,16 @@ def test_an_attachment_without_an_interface_is_freed_at_the_second_sighting() ->
     look(mesh, web)
     assert owners(mesh) == ["web"]
     assert any("the interface of gone is gone" in line for line in mesh.logs)
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(19.9, ["web"]), (20.0, [])])
+def test_two_sightings_are_twenty_seconds_apart(seconds: float, left: list[str]) -> None:
+    mesh = alone()
+    attach(mesh, "web")
+    look(mesh)
+    mesh.now += seconds
+    look(mesh)
+    assert owners(mesh) == left
 
 
 def test_two_looks_at_one_moment_are_one_sighting() -> None:
