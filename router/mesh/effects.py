@@ -83,6 +83,14 @@ class RoutesChanged:
     """Destination to the neighbour that is the next hop; only reachable peers."""
     broadcast: dict[PeerName, tuple[PeerName, ...]]
     """Source (ourself included) to the neighbours that we pass its broadcasts on to."""
+    relays: tuple[PeerName, ...]
+    """The neighbours that have to pass our own broadcasts on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReachableChanged:
+    """Gossip and unicasts reach other peers than before, while frames travel as they did: as when
+    a session has ended first, and the connection then. `RoutesChanged` says so by itself."""
 
 
 # --- for the owners of channels --------------------------------------------------------------
@@ -145,6 +153,7 @@ MeshEffect = (
     | PeerDisconnected
     | OverlayMessageReceived
     | RoutesChanged
+    | ReachableChanged
     | GossipReceived
     | UnicastReceived
     | PeerAdded
@@ -167,6 +176,7 @@ __all__ = [
     "PeerConnected",
     "PeerDisconnected",
     "PeerRemoved",
+    "ReachableChanged",
     "RememberTargets",
     "RoutesChanged",
     "SendBytes",

@@ -32,6 +32,8 @@ class Routes:
     """Each reachable source, ourself included, to our children in its tree."""
     unicast_all: dict[PeerName, PeerName]
     """The same as `unicast` over TCP connections, established or not: the way of gossip."""
+    relays: tuple[PeerName, ...]
+    """Our neighbours that have to pass our own broadcasts on."""
     alive: frozenset[PeerName]
     """Peers to which links of any kind lead, orphans included; the others are garbage."""
 
@@ -55,6 +57,7 @@ def compute_routes(ourself: PeerName, records: Mapping[PeerName, Record], roster
             for source, ours in sorted(children.items())
         },
         unicast_all=_named(next_hops(number, control), names),
+        relays=tuple(names[relay] for relay in indexes(relaying(number, symmetric))),
         alive=frozenset(names[member] for member in indexes(reached(number, links))),
     )
 
@@ -120,6 +123,20 @@ def broadcast_children(ourself: int, links: Sequence[int]) -> dict[int, list[int
             lists = lists or [indexes(bits) for bits in links]
             near = _one_link_wider(near, lists)
     return children
+
+
+def relaying(ourself: int, links: Sequence[int]) -> int:
+    """Our neighbours that have children in our tree: the parent of each peer that is two links
+    away is its lowest neighbour among ours."""
+    ours = links[ourself]
+    further = 0
+    for neighbour in indexes(ours):
+        further |= links[neighbour]
+    relays = 0
+    for child in indexes(further & ~(ours | 1 << ourself)):
+        parents = links[child] & ours
+        relays |= parents & -parents
+    return relays
 
 
 def _one_link_wider(near: Sequence[int], neighbours: Sequence[Sequence[int]]) -> list[int]:

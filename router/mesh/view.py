@@ -10,7 +10,14 @@ from random import Random
 
 from router.mesh import short_ids
 from router.mesh.clones import CloneWatch
-from router.mesh.effects import IdentityCopied, LogLine, PeerAdded, PeerRemoved, RoutesChanged
+from router.mesh.effects import (
+    IdentityCopied,
+    LogLine,
+    PeerAdded,
+    PeerRemoved,
+    ReachableChanged,
+    RoutesChanged,
+)
 from router.mesh.neighbours import Neighbour
 from router.mesh.records import MAX_VERSION, Record
 from router.mesh.routes import Routes, compute_routes
@@ -29,7 +36,7 @@ ADOPTION_S = 10.0
 """How long a restarted router leaves the routes of its previous run alone while peers that it
 has overlay sessions with have not told it about the mesh yet."""
 
-ViewEffect = PeerAdded | PeerRemoved | RoutesChanged | IdentityCopied | LogLine
+ViewEffect = PeerAdded | PeerRemoved | RoutesChanged | ReachableChanged | IdentityCopied | LogLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class View:
         now: float,
     ) -> None:
         self.topology = Topology(ourself)
-        self.routes = Routes({}, {}, {}, frozenset())
+        self.routes = Routes({}, {}, {}, (), frozenset())
         self._ourself = ourself
         self._rng = rng
         self._clones = clones
@@ -75,6 +82,7 @@ class View:
         self._awaited_until = now + ADOPTION_S
         self._shown: dict[PeerName, PeerUid] = {}
         self._told: RoutesChanged | None = None
+        self._told_reachable: tuple[PeerName, ...] = ()
         self._recomputed = False
         self.topology.write(
             Record(
@@ -268,18 +276,20 @@ class View:
                 added.append(PeerAdded(name, record.uid, record.nickname))
         return added
 
-    def _tell_routes(self, now: float) -> list[RoutesChanged]:
+    def _tell_routes(self, now: float) -> list[RoutesChanged | ReachableChanged]:
         if self._awaits_adopted(now):
             return []
         routes = RoutesChanged(
             short_ids=short_ids.undisputed([self._ourself, *self.routes.unicast], self.records),
             unicast=self.routes.unicast,
             broadcast=self.routes.broadcast,
+            relays=self.routes.relays,
         )
-        if routes == self._told:
-            return []
-        self._told = routes
-        return [routes]
+        before, self._told_reachable = self._told_reachable, tuple(self.routes.unicast_all)
+        if routes != self._told:
+            self._told = routes
+            return [routes]
+        return [] if before == self._told_reachable else [ReachableChanged()]
 
     def _awaits_adopted(self, now: float) -> bool:
         if now >= self._awaited_until:

@@ -5,7 +5,7 @@ first, and both limits, of number and of age, only ever look at the front. To ke
 frame at one look-up, an entry that was seen within the last second is not moved to the back.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 MAX_ENTRIES = 16_384
@@ -77,6 +77,17 @@ class MacTable:
             del self._entries[mac]
             expired += 1
         return expired
+
+    def behind(self, short_ids: Collection[int]) -> Iterator[tuple[bytes, int, float]]:
+        """Address, peer and when it was seen, of these peers' entries, newest first."""
+        for mac in reversed(self._entries):
+            entry = self._entries[mac]
+            if entry.short_id in short_ids:
+                yield mac, entry.short_id, entry.seen_at
+
+    def drop(self, macs: Iterable[bytes]) -> None:
+        for mac in macs:
+            del self._entries[mac]
 
     def newest(self, limit: int, now: float) -> Iterator[tuple[bytes, int, float]]:
         """Address, peer and age in seconds of the `limit` entries seen last, newest first."""

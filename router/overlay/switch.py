@@ -12,10 +12,22 @@ flooding what it forgot; its own ports have already got it.
 
 An address which jumps to and fro between hosts is a layer-2 loop outside of us (or two
 containers with one address). `MacTable.moves` counts, so that status can show it.
+
+To *fast* peers, tunnels of the kernel take the frames of our bridge. What is for everyone has
+reached their bridges already, so it goes to them only where they have to pass it on (`tunnels.py`).
 """
 
-from router.overlay.flood import FloodLimiter
+from collections.abc import Iterable
+
+from router.overlay.flood import (
+    HOST_COPIES_PER_S,
+    PEER_COPIES_PER_S,
+    PEERS_COPIES_PER_S,
+    SOURCE_COPIES_PER_S,
+    FloodLimiter,
+)
 from router.overlay.mac_table import MacTable
+from router.overlay.tunnels import FastPeers
 from router.sleeve.format import BROADCAST_SHORT_ID
 
 DROP_LOCAL = -1
@@ -47,13 +59,21 @@ REASONS = {
 class Switch:
     def __init__(self, macs: MacTable) -> None:
         self.macs = macs
-        self._floods = FloodLimiter()
+        self._floods = FloodLimiter(SOURCE_COPIES_PER_S, HOST_COPIES_PER_S)
+        self._peer_floods = FloodLimiter(PEER_COPIES_PER_S, PEERS_COPIES_PER_S)
         self.ourself = 0
         """Our short id; 0 while the router has not said."""
         self.unicast: dict[int, int] = {}
         """Destination to next hop."""
         self.broadcast: dict[int, tuple[int, ...]] = {}
         """Source to the neighbours that its broadcasts go on to."""
+        self.fast: frozenset[int] = frozenset()
+        """Peers that tunnels of the kernel lead to."""
+        self.flood_to: tuple[int, ...] = ()
+        """The neighbours that our own broadcasts go to."""
+        self.pass_on_to: tuple[int, ...] = ()
+        """Fast neighbours that our own broadcasts go to, only to be passed on."""
+        self._fast_peers = FastPeers()
 
     def install_routes(
         self, ourself: int, unicast: dict[int, int], broadcast: dict[int, list[int]]
@@ -63,6 +83,32 @@ class Switch:
         self.ourself = ourself
         self.unicast = dict(unicast)
         self.broadcast = {source: tuple(nexts) for source, nexts in broadcast.items()}
+        self._plan_floods()
+
+    def set_fast(self, fast: Iterable[int], relays: Iterable[int], now: float) -> None:
+        """Name the fast peers, and those of them that have to pass our broadcasts on."""
+        self._fast_peers.name(fast, relays, now)
+        self.fast = self._fast_peers.named
+        self._plan_floods()
+
+    def mark_tunnel(self, peer: int) -> None:
+        """A marker came: from the next frame on, its tunnel carries."""
+        self._fast_peers.mark(peer)
+        self._plan_floods()
+
+    @property
+    def next_at(self) -> float:
+        """When `handle_timeout` wants to be called."""
+        return self._fast_peers.next_at
+
+    def handle_timeout(self, now: float) -> None:
+        if now >= self.next_at:
+            self._fast_peers.handle_timeout(now)
+            self._plan_floods()
+
+    def _plan_floods(self) -> None:
+        neighbours = self.broadcast.get(self.ourself, ())
+        self.flood_to, self.pass_on_to = self._fast_peers.plan(neighbours)
 
     def from_bridge(self, destination_mac: bytes, source_mac: bytes, now: float) -> int:
         """Learn from a frame of our bridge. Return the peer it is for, or a `DROP_`.
@@ -84,8 +130,12 @@ class Switch:
 
     def may_flood(self, source_mac: bytes, frames: int, now: float) -> bool:
         """Whether a source on our bridge may send so many frames to everyone now."""
-        copies = frames * len(self.broadcast.get(self.ourself, ()))
+        copies = frames * (len(self.flood_to) + len(self.pass_on_to))
         return not copies or self._floods.admit(source_mac, copies, now)
+
+    def may_spread(self, source: int, neighbours: int, now: float) -> bool:
+        """Whether a broadcast of this peer may be delivered here and go on to so many."""
+        return self._peer_floods.admit(source, 1 + neighbours, now)
 
     def from_peer(self, source: int, destination: int, hops_left: int) -> int:
         """Return `DELIVER`, the neighbour to relay to, or a `DROP_`. Not for broadcasts."""

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
-from router.shell.netlink import explained
+from weavepy.kernel.netlink import explained
 
 ETHERTYPE_ARP = 0x0806
 ETHERTYPE_IPV6 = 0x86DD

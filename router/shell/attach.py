@@ -31,15 +31,6 @@ from router.shell.bridge import (
 )
 from router.shell.coalescing import coalesce
 from router.shell.filters import Filters, Port
-from router.shell.netlink import (
-    HostError,
-    IpInterface,
-    Link,
-    explained,
-    find_link,
-    links,
-    netlink,
-)
 from router.shell.veth import (
     addresses_of,
     await_forwarding,
@@ -51,6 +42,15 @@ from router.shell.veth import (
     set_link_mtu,
 )
 from weavepy.base.errors import UsageError
+from weavepy.kernel.netlink import (
+    HostError,
+    IpInterface,
+    Link,
+    explained,
+    find_link,
+    links,
+    netlink,
+)
 
 PREFIX = "vethw"
 ALIAS_PREFIX = "weavepy:"

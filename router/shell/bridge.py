@@ -12,16 +12,17 @@ import re
 import secrets
 from typing import Any
 
-from router.shell.netlink import (
+from weavepy.base.errors import UsageError
+from weavepy.kernel.netlink import (
     MAX_INTERFACE_NAME_LENGTH,
     HostError,
     Link,
     explained,
     find_link,
+    links,
     netlink,
     set_sysctl,
 )
-from weavepy.base.errors import UsageError
 
 _UNICAST_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 
@@ -120,6 +121,15 @@ def add_port(route: Any, master: Link, port: Link) -> None:
         route.link("set", index=port.index, master=master.index)
     if not port.up:
         route.link("set", index=port.index, state="up")
+
+
+def master_of(interface: str) -> str:
+    """The bridge that the interface is a port of; empty if it is none, or is not there."""
+    with explained(f"looking at {interface}"), netlink() as route:
+        port = find_link(route, interface)
+        if port is None:
+            return ""
+        return next((link.name for link in links(route) if link.index == port.master), "")
 
 
 def remove_bridge(name: str) -> bool:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from router.shell.netlink import HostError, MissingRights
 from weavepy.base.errors import UsageError
+from weavepy.kernel.netlink import HostError, MissingRights
 
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 CONTAINERD_STATE_DIRECTORIES = (Path("/run/containerd"), Path("/run/k3s/containerd"))

@@ -7,7 +7,6 @@ it starts a process of its own.
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
@@ -27,6 +26,7 @@ from router.sleeve.messages import (
     ToDatapath,
     from_datapath_decoder,
 )
+from router.sleeve.parts import Joiner, packets
 from weavepy.base.errors import ProtocolError, WeavepyError
 from weavepy.base.wire import encode
 
@@ -96,6 +96,7 @@ class DatapathLink:
         self._received = received
         self._lost = lost
         self._unsent: list[tuple[bytes, socket.socket | None]] = []
+        self._joiner = Joiner(from_datapath_decoder)
         connection.setblocking(False)
         asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
 
@@ -105,7 +106,13 @@ class DatapathLink:
             if passed is not None:
                 passed.close()
             return
-        self._unsent.append((encode(message), passed))
+        try:
+            *first, last = packets(message)
+        except ProtocolError as error:
+            log.error("%s", error)
+            return
+        self._unsent += [(packet, None) for packet in first]
+        self._unsent.append((last, passed))
         self._write()
 
     def close(self) -> None:
@@ -131,9 +138,11 @@ class DatapathLink:
                 self._gone("the datapath process ended")
                 return
             try:
-                message = from_datapath_decoder.decode(data)
+                message = self._joiner.take(data)
             except ProtocolError as error:
                 log.error("datapath: %s", error)
+                continue
+            if message is None:
                 continue
             self._received(message)
             if self._socket.fileno() < 0:
@@ -149,11 +158,9 @@ class DatapathLink:
             except (BlockingIOError, InterruptedError):
                 loop.add_writer(self._socket.fileno(), self._write)
                 return
-            except OSError as error:
-                if error.errno != errno.EMSGSIZE:
-                    self._unsent.clear()  # the reader hears of it and reports
-                    break
-                log.error("a message of %d bytes is too large", len(data))
+            except OSError:
+                self._unsent.clear()  # the reader hears of it and reports
+                break
             if passed is not None:
                 passed.close()
             del self._unsent[0]
@@ -216,9 +223,11 @@ async def _try(options: DatapathOptions) -> tuple[socket.socket, Snapshot] | Non
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MAX_MESSAGE_BYTES)
         connection.setblocking(False)
         await loop.sock_connect(connection, str(options.socket))
+        joiner = Joiner(from_datapath_decoder)
+        message = None
         async with asyncio.timeout(2.0):
-            data = await loop.sock_recv(connection, MAX_MESSAGE_BYTES)
-        message = from_datapath_decoder.decode(data)
+            while message is None:
+                message = joiner.take(await loop.sock_recv(connection, MAX_MESSAGE_BYTES))
     except (OSError, TimeoutError, ProtocolError):
         connection.close()
         return None

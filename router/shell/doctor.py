@@ -18,10 +18,10 @@ from pathlib import Path
 
 from router.shell import probes
 from router.shell.namespaces import run_in_new
-from router.shell.netlink import HostError, get_sysctl
-from router.shell.nftables import chain_policy
 from router.shell.underlay import NoUnderlay, interfaces, overlay_mtu, underlay_mtu
 from weavepy.base.settings import DEFAULT_PORT, HTTP_PORT
+from weavepy.kernel.netlink import HostError, get_sysctl, links, netlink
+from weavepy.kernel.nftables import chain_policy
 
 FAST_PATH_PORT = 6784
 OLDEST_PYTHON = (3, 11)
@@ -54,6 +54,8 @@ class Experiment:
     """Needs neither root nor a namespace of its own, and leaves nothing behind."""
 
 
+NO_VXLAN = "no fast path by the kernel's VXLAN: all frames travel by sleeve"
+
 EXPERIMENTS = (
     Experiment("veth pairs", probes.veth, "no container can be attached"),
     Experiment("Linux bridge", probes.bridge, "no container can be attached"),
@@ -63,9 +65,16 @@ EXPERIMENTS = (
         "TAP TSO", probes.tap_tso, "sleeve reads TCP packet by packet: several times slower"
     ),
     Experiment("TAP USO", probes.tap_uso, "large UDP sends of containers are cut up: UDP slower"),
+    Experiment(
+        "TAP queues by container",
+        probes.tap_fair,
+        "a container that floods may take frames of others on its host with it (needs BPF)",
+    ),
     Experiment("UDP GSO", probes.udp_gso, "one system call per datagram sent: slower", True),
     Experiment("UDP GRO", probes.udp_gro, "one system call per datagram received: slower", True),
-    Experiment("VXLAN device", probes.vxlan, "no fast path by the kernel's VXLAN"),
+    Experiment("VXLAN device", probes.vxlan, NO_VXLAN),
+    Experiment("isolated bridge ports", probes.isolated_ports, NO_VXLAN),
+    Experiment("nftables, VXLAN network ids", probes.nft_vxlan, NO_VXLAN),
     Experiment(
         "Open vSwitch datapath", probes.openvswitch, "no fast path by OVS in the kernel", True
     ),
@@ -81,10 +90,14 @@ EXPERIMENTS = (
         probes.nft_masquerade,
         "containers get no way out through `expose`",
     ),
+    Experiment(
+        "nftables, storm limit",
+        probes.nft_storm_limit,
+        "a container's storm reaches all containers of its host; to other hosts it is limited",
+    ),
     Experiment("ipset", probes.ipset, "nothing: weavepy uses nftables' own sets"),
     Experiment("tc netem", probes.netem, "nothing: `weavepy lab` brings its own loss and delay"),
     Experiment("tc tbf", probes.tbf, "`lab link --rate` is refused"),
-    Experiment("BPF", probes.bpf, "nothing yet: reserved for a faster path"),
     Experiment("IPv6", probes.ipv6, "no IPv6 addresses in the overlay or the underlay", True),
 )
 
@@ -215,8 +228,22 @@ def _ports(port: int, http_port: int) -> Iterator[Finding]:
     tcp, udp = socket.SOCK_STREAM, socket.SOCK_DGRAM
     yield _port("TCP", tcp, "", port, "the mesh cannot be joined: choose another with --port")
     yield _port("UDP", udp, "", port, "sleeve cannot run: choose another with --port")
-    yield _port("UDP", udp, "", FAST_PATH_PORT, "no fast path by VXLAN")
+    yield _fast_path_port()
     yield _port("TCP", tcp, "127.0.0.1", http_port, "no metrics: choose another with --http-addr")
+
+
+def _fast_path_port() -> Finding:
+    """The kernel's VXLAN devices hold the port themselves: no process has it open."""
+    with netlink() as route:
+        tunnels = [
+            link.name
+            for link in links(route)
+            if link.kind == "vxlan" and link.alias.startswith("weavepy ")
+        ]
+    if tunnels:
+        by = f"in use by weavepy itself: {len(tunnels)} tunnel(s), such as {tunnels[0]}"
+        return Finding(f"UDP port {FAST_PATH_PORT}", OK, by, "")
+    return _port("UDP", socket.SOCK_DGRAM, "", FAST_PATH_PORT, NO_VXLAN)
 
 
 def _port(protocol: str, kind: socket.SocketKind, address: str, port: int, cost: str) -> Finding:

@@ -17,7 +17,7 @@ from typing import Any
 from router.shell.announce import announce
 from router.shell.bridge import required_bridge
 from router.shell.filters import table_name
-from router.shell.netlink import (
+from weavepy.kernel.netlink import (
     IpInterface,
     add_address,
     addresses,
@@ -30,7 +30,7 @@ from router.shell.netlink import (
     routes,
     set_sysctl,
 )
-from router.shell.nftables import NftMissing, list_table, run_transaction, set_elements
+from weavepy.kernel.nftables import NftMissing, list_table, run_transaction, set_elements
 
 SETS = {4: "masquerade4", 6: "masquerade6"}
 PROTOCOLS = {4: "ip", 6: "ip6"}

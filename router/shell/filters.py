@@ -8,7 +8,8 @@ bridge, so a packet costs a few hash lookups however many containers there are:
     own4     port . MAC . IPv4 address
     own6     port . MAC . IPv6 address, the link-local one of that MAC included
     target6  the same as numbers, for what neighbour advertisements claim
-    storms   ports that sent to a group lately, each with how much of it is left to it
+    storms   ports that sent to a group lately, each with how much of it is left to it; only where
+             the kernel can count so
 
 Elements go in before a veth exists and out after it is gone. Each address carries its prefix
 length as a comment, so a restarted router reads from here what each port was assigned; the
@@ -22,18 +23,27 @@ A second table (family inet) closes the mesh's own ports to everything that come
 bridge, from containers here and elsewhere: the overlay must not carry its own control traffic.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 
-from router.shell.netlink import IpInterface
-from router.shell.nftables import counters, list_table, run_transaction, set_elements
+from weavepy.kernel.netlink import IpInterface
+from weavepy.kernel.nftables import (
+    NftFailed,
+    counters,
+    list_table,
+    run_transaction,
+    set_elements,
+)
+
+log = logging.getLogger(__name__)
 
 MESH_PORTS = (6783, 6784)
 
 STORM_FRAMES_PER_S = 10_000
-"""To groups, from one container. A storm ends here, before it fills the queue in which the frames
-of the others wait; `router.overlay.flood` then limits what of it goes to other hosts."""
+"""To groups, from one container. A storm ends here, before its neighbours on this host get it all;
+`router.overlay.flood` then limits what of it goes to other hosts."""
 
 SETS = {
     "ports": "type ifname",
@@ -41,7 +51,6 @@ SETS = {
     "own4": "type ifname . ether_addr . ipv4_addr",
     "own6": "type ifname . ether_addr . ipv6_addr",
     "target6": "typeof iifname . ether saddr . @th,64,128",
-    "storms": "type ifname; size 4096; flags dynamic, timeout; timeout 1m",
 }
 
 COUNTERS = (
@@ -59,13 +68,10 @@ COUNTERS = (
 CHAINS = {
     "from_container": [
         "type filter hook prerouting priority -300; policy accept;",
-        (
-            "iifname @ports meta pkttype { broadcast, multicast } "
-            f"add @storms {{ iifname limit rate over {STORM_FRAMES_PER_S}/second "
-            f"burst {STORM_FRAMES_PER_S} packets }} counter name storm drop"
-        ),
+        "iifname @ports meta pkttype { broadcast, multicast } jump to_groups",
         "iifname @ports goto check",
     ],
+    "to_groups": [],
     "check": [
         "iifname . ether saddr != @macs counter name source_mac drop",
         "ether type vmap { ip : goto check_ip4, arp : goto check_arp, ip6 : goto check_ip6 }",
@@ -98,7 +104,15 @@ CHAINS = {
         "counter name source_address drop",
     ],
 }
-"""Chain to its rules; a base chain begins with its hook."""
+"""Chain to its rules; a base chain begins with its hook. `to_groups` gets its rule last."""
+
+STORM_SET = "type ifname; size 4096; flags dynamic, timeout; timeout 1m"
+STORM_RULE = (
+    f"add @storms {{ iifname limit rate over {STORM_FRAMES_PER_S}/second "
+    f"burst {STORM_FRAMES_PER_S} packets }} counter name storm drop"
+)
+"""In `to_groups`, where the kernel has limits per element; else a storm only ends at the datapath
+(`weavepy doctor` says so)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +141,7 @@ class Filters:
         self._bridge = bridge
         self._table = table_name(bridge)
         self._mesh_ports = mesh_ports
+        self._limits_storms = True
 
     def ports(self) -> dict[str, Port]:
         """Every port that has filters, by host interface, as the kernel has them."""
@@ -178,7 +193,7 @@ class Filters:
         """The elements of these ports, as (set, element)."""
         objects = (list_table("bridge", self._table) or []) if host_interfaces else []
         found = set()
-        for name in SETS:
+        for name in (*SETS, "storms"):
             for value, comment in set_elements(objects, name):
                 parts = [value] if isinstance(value, str) else value
                 if parts[0] not in host_interfaces:
@@ -192,7 +207,24 @@ class Filters:
         return f"bridge {self._table} {name} {{ {element} }}"
 
     def _commit(self, changes: list[str]) -> None:
-        run_transaction("\n".join([*self._rules(), *self._guard(), *changes]) + "\n")
+        wanted = [*self._rules(), *self._guard(), *changes]
+        if self._limits_storms:
+            try:
+                run_transaction("\n".join([*wanted, *self._storm_limit()]) + "\n")
+                return
+            except NftFailed as error:
+                failure = error
+        run_transaction("\n".join(wanted) + "\n")
+        if self._limits_storms:
+            self._limits_storms = False
+            log.warning("storms of containers are not limited by their filters: %s", failure)
+
+    def _storm_limit(self) -> list[str]:
+        table = f"bridge {self._table}"
+        return [
+            f"add set {table} storms {{ {STORM_SET}; }}",
+            f"add rule {table} to_groups {STORM_RULE}",
+        ]
 
     def _rules(self) -> list[str]:
         table = f"bridge {self._table}"
@@ -216,7 +248,7 @@ class Filters:
 def _chains(table: str, chains: dict[str, list[str]]) -> list[str]:
     lines = []
     for name, rules in chains.items():
-        hook = f" {{ {rules[0]} }}" if rules[0].startswith("type ") else ""
+        hook = f" {{ {rules[0]} }}" if rules and rules[0].startswith("type ") else ""
         lines += [f"add chain {table} {name}{hook}", f"flush chain {table} {name}"]
     for name, rules in chains.items():
         lines += [

@@ -16,7 +16,7 @@ from router.shell import expose as exposing
 from router.shell import namespaces
 from router.shell.attach import AttachmentFacts
 from router.shell.filters import MESH_PORTS, Filters
-from router.shell.netlink import HostError, IpInterface
+from weavepy.kernel.netlink import HostError, IpInterface
 
 __all__ = ["AttachmentFacts", "Host"]
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from router.shell.netlink import HostError, MissingRights
+from weavepy.kernel.netlink import HostError, MissingRights
 
 Result = TypeVar("Result")
 

@@ -5,11 +5,9 @@ device, sends the datagrams, loads the rule), and returns a short note or raises
 leaves behind goes away with the namespace.
 """
 
-import ctypes
 import errno
 import fcntl
 import os
-import platform
 import shutil
 import socket
 import struct
@@ -21,8 +19,11 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from router.shell.netlink import MissingRights, find_link, netlink
-from router.shell.nftables import run_transaction
+from router.shell.filters import STORM_RULE, STORM_SET
+from router.sleeve.ebpf import INGRESS_INTERFACE, loaded_filter
+from router.sleeve.tap import IFF_MULTI_QUEUE, TUNSETSTEERINGEBPF
+from weavepy.kernel.netlink import MissingRights, find_link, netlink
+from weavepy.kernel.nftables import run_transaction
 
 UDP_SEGMENT = 103
 UDP_GRO = 104
@@ -37,10 +38,6 @@ TUN_F_TSO4 = 0x02
 TUN_F_TSO6 = 0x04
 TUN_F_USO4 = 0x20
 TUN_F_USO6 = 0x40
-
-BPF_MAP_CREATE = 0
-BPF_MAP_TYPE_ARRAY = 2
-BPF_SYSCALLS = {"x86_64": 321, "aarch64": 280}
 
 
 class NotTried(Exception):
@@ -61,6 +58,23 @@ def bridge() -> str:
 
 def vxlan() -> str:
     return _make_device("vxlan", vxlan_id=42, vxlan_port=6784, vxlan_learning=False)
+
+
+def isolated_ports() -> str:
+    """Ports of a bridge that pass nothing to each other; old kernels ignore the wish."""
+    with netlink() as route:
+        route.link("add", ifname="probe0", kind="bridge")
+        route.link("add", ifname="probe1", kind="veth", peer={"ifname": "probe2"})
+        bridge, port = find_link(route, "probe0"), find_link(route, "probe1")
+        assert bridge is not None
+        assert port is not None
+        route.link("set", index=port.index, master=bridge.index)
+        route.brport("set", index=port.index, isolated=1)
+        message = route.link("get", index=port.index)[0]
+        data = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA")
+        if data is None or not data.get_attr("IFLA_BRPORT_ISOLATED"):
+            raise Absent("the kernel ignores the flag")
+    return ""
 
 
 def wireguard() -> str:
@@ -162,6 +176,18 @@ def nft_masquerade() -> str:
     return ""
 
 
+def nft_vxlan() -> str:
+    """Telling datagrams apart by source address and VXLAN network id."""
+    run_transaction(
+        "add table inet probe\n"
+        "add set inet probe tunnels { typeof ip saddr . @th,96,24; }\n"
+        "add element inet probe tunnels { 192.0.2.1 . 0x1002 }\n"
+        "add chain inet probe c { type filter hook input priority -20; }\n"
+        "add rule inet probe c udp dport 6784 ip saddr . @th,96,24 @tunnels accept\n"
+    )
+    return ""
+
+
 def ipset() -> str:
     """The kernel's half: what protocol version it speaks."""
     body = struct.pack("!BBH", 2, 0, 0) + struct.pack("HHBxxx", 5, 1, 7)  # protocol attribute
@@ -184,16 +210,24 @@ def tbf() -> str:
     return _try_queue("tbf", rate=1_000_000, burst=10_000, latency=50_000)
 
 
-def bpf() -> str:
-    number = BPF_SYSCALLS.get(platform.machine())
-    if number is None:
-        raise NotTried(f"the system call's number on {platform.machine()} is not known here")
-    attributes = struct.pack("IIII", BPF_MAP_TYPE_ARRAY, 4, 4, 1) + bytes(112)
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = libc.syscall(number, BPF_MAP_CREATE, attributes, len(attributes))
-    if descriptor < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    os.close(descriptor)
+def nft_storm_limit() -> str:
+    run_transaction(
+        "add table bridge probe\n"
+        f"add set bridge probe storms {{ {STORM_SET}; }}\n"
+        "add counter bridge probe storm\n"
+        "add chain bridge probe c { type filter hook prerouting priority -300; }\n"
+        f"add rule bridge probe c {STORM_RULE}\n"
+    )
+    return ""
+
+
+def tap_fair() -> str:
+    descriptor = _open_tap(IFF_MULTI_QUEUE)
+    try:
+        with loaded_filter(INGRESS_INTERFACE) as program:
+            fcntl.ioctl(descriptor, TUNSETSTEERINGEBPF, struct.pack("i", program))
+    finally:
+        os.close(descriptor)
     return ""
 
 

@@ -15,7 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from router.shell import namespaces
 from router.shell.bridge import InterfaceTaken, NoSuchInterface, required
-from router.shell.netlink import (
+from weavepy.kernel.netlink import (
     IpInterface,
     add_address,
     addresses,

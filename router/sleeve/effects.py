@@ -1,8 +1,50 @@
-"""What a session asks of the hot path, and what it tells the rest of the datapath."""
+"""What passes between a session and the hot path: what it seals and opens records with, what the
+session is told of them, what it asks for, and what it tells the rest of the datapath.
+"""
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from router.sleeve.epochs import Endpoint, ReceiveEpoch, SendEpoch
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from router.sleeve.window import ReplayWindow
+
+Endpoint = tuple[str, int]
+
+
+class Hearer(Protocol):
+    """Whose epoch it is: the session, as far as a `ReceiveEpoch` knows it."""
+
+    def handle_authentic(
+        self, epoch: "ReceiveEpoch", highest_counter: int, endpoint: Endpoint, now: float
+    ) -> "list[SessionEffect]": ...
+
+
+@dataclass(slots=True, eq=False)
+class SendEpoch:
+    """What the hot path needs to send on an epoch. It alone advances the counter."""
+
+    remote_index: int
+    aead: AESGCM | None
+    """None in an insecure mesh."""
+    counter: int
+    """Of the next record, data and control alike."""
+    index_bytes: bytes
+    """`remote_index` as it stands in the header."""
+
+
+@dataclass(slots=True, eq=False)
+class ReceiveEpoch:
+    """What the hot path needs to receive on an epoch."""
+
+    local_index: int
+    aead: AESGCM | None
+    window: ReplayWindow
+    session: Hearer
+    number: int
+    """1 for the session's first epoch, and one more for each that follows."""
+    missing_noted: int = -1
+    """Of the records that the window misses, how many have been dealt with; -1: never looked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,24 +8,22 @@ learn of it, and however many happen at once.
 An old epoch goes when the peer could have used it for 10 s and did not, and not before: the two
 ends may for a while disagree on which epoch is the newest (each counts in its own order), and
 then each still understands the other. An epoch that the other end never confirms is given up
-after a minute during which the session worked without it.
+after a minute during which the session worked without it. Time only counts while both ends
+provably hear each other.
+
+Two ends that have no epoch in common are deaf to each other until their routers agree on a new
+one, and there may be no router. So whatever else comes, each keeps the epochs on which it was
+lately proven that the peer hears us: both had them then, and both go by the same rule.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+from router.sleeve.control import Acceptance
+from router.sleeve.effects import Endpoint, Hearer, ReceiveEpoch, SendEpoch
 from router.sleeve.keys import aead_of, derive_epoch_keys, epoch_id
 from router.sleeve.window import ReplayWindow
-
-if TYPE_CHECKING:
-    from router.sleeve.control import Acceptance
-    from router.sleeve.session import Session
-
-Endpoint = tuple[str, int]
 
 MAX_EPOCHS = 6
 """Per session. Normally there are one or two; more if routers are restarted over and over."""
@@ -35,33 +33,6 @@ UNCONFIRMED_EPOCH_S = 60.0
 
 MAX_IDS_REMEMBERED = 1024
 """Of epochs that were. Their keys must not come back, as their counters would begin anew."""
-
-
-@dataclass(slots=True, eq=False)
-class SendEpoch:
-    """What the hot path needs to send on an epoch. It alone advances the counter."""
-
-    remote_index: int
-    aead: AESGCM | None
-    """None in an insecure mesh."""
-    counter: int
-    """Of the next record, data and control alike."""
-    index_bytes: bytes
-    """`remote_index` as it stands in the header."""
-
-
-@dataclass(slots=True, eq=False)
-class ReceiveEpoch:
-    """What the hot path needs to receive on an epoch."""
-
-    local_index: int
-    aead: AESGCM | None
-    window: ReplayWindow
-    session: "Session"
-    number: int
-    """1 for the session's first epoch, and one more for each that follows."""
-    missing_noted: int = -1
-    """Of the records that the window misses, how many have been dealt with; -1: never looked."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,7 +57,7 @@ class Generation:
     """When we last knew that the peer heard us on it."""
     unused_since: float = -math.inf
     """When we ceased to send on it."""
-    acceptance: "Acceptance | None" = None
+    acceptance: Acceptance | None = None
     """Our answer to the peer's offer to go on from this epoch, to be repeated if it asks again."""
     successor: "Generation | None" = None
     """The epoch that came of that answer."""
@@ -99,7 +70,7 @@ class Generation:
 class Epochs:
     """Those of one session, in the order in which this end learnt of them."""
 
-    def __init__(self, session: "Session", encrypted: bool) -> None:
+    def __init__(self, session: Hearer, encrypted: bool) -> None:
         self._session = session
         self._encrypted = encrypted
         self._by_number: dict[int, Generation] = {}
@@ -152,8 +123,7 @@ class Epochs:
         for old in gone:
             self.remove(old)
         if len(self._by_number) >= MAX_EPOCHS:
-            spare = [old for old in self if old is not self.sending]
-            victim = min(spare, key=lambda old: (old.confirmed, old.number))
+            victim = self._least_useful()
             self.remove(victim)
             gone.append(victim)
         self._by_number[self._last_number] = generation
@@ -186,7 +156,7 @@ class Epochs:
         self.sending = generation
 
     def note_interruption(self, now: float) -> None:
-        """The two ends did not hear each other, so nobody could use any epoch until now."""
+        """The two ends did not hear each other, so an epoch may have been of no use until now."""
         self._interrupted_until = now
 
     def remove(self, generation: Generation) -> None:
@@ -207,12 +177,22 @@ class Epochs:
     def next_expiry_at(self) -> float:
         return min((self._expires_at(one) for one in self._by_number.values()), default=math.inf)
 
+    def _least_useful(self) -> Generation:
+        proven_at = max(one.proof_at for one in self._by_number.values())
+
+        def usefulness(one: Generation) -> tuple[bool, bool, int]:
+            return one.confirmed, proven_at - one.proof_at < OLD_EPOCH_S, one.number
+
+        return min((one for one in self if one is not self.sending), key=usefulness)
+
     def _expires_at(self, generation: Generation) -> float:
         if generation is self.sending:
             return math.inf
         if generation.confirmed:
             used_at = max(generation.heard_at, generation.unused_since, self._interrupted_until)
             return used_at + OLD_EPOCH_S
-        give_up_at = generation.installed_at + UNCONFIRMED_EPOCH_S
+        give_up_at = max(
+            generation.installed_at + UNCONFIRMED_EPOCH_S, self._interrupted_until + OLD_EPOCH_S
+        )
         worked = self.sending is not None and self.sending.heard_at >= give_up_at - OLD_EPOCH_S
         return give_up_at if worked else math.inf

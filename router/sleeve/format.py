@@ -46,6 +46,10 @@ KIND_FRAME = 0
 KIND_FRAGMENT = 1
 """One part of an Ethernet frame that did not fit: see `router.sleeve.fragments`."""
 
+PASS_ON = 8
+"""Bit of a kind, on a broadcast's first hop: the receiver's bridge has got this frame by the fast
+path; it is here only to go on along the source's tree, where it travels without the bit."""
+
 BROADCAST_HEADER = Struct("!IQ")
 """After the inner header when the destination is everyone: the source's boot nonce and sequence."""
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from router.sleeve.assembly import Assembler
+from router.sleeve.effects import Endpoint, SendControl, SendEpoch
 from router.sleeve.format import (
     HEADER,
     HEADER_BYTES,
@@ -42,7 +43,7 @@ from router.sleeve.record import (
     plaintext_room,
     with_kind,
 )
-from router.sleeve.session import Endpoint, SendControl, SendEpoch, Session
+from router.sleeve.session import Session
 from router.sleeve.udp import MAX_BATCH_BYTES, MAX_BATCH_DATAGRAMS
 
 _pack_header = HEADER.pack
@@ -52,6 +53,10 @@ Part = bytes | memoryview
 
 LARGE_HEADROOM_BYTES = 96
 """Before a large frame that is sealed in place: inner header, hint and padding go there."""
+
+MAX_TWICE_BYTES = 256
+"""On a lossy path a record that is not longer leaves twice. Two TCP acknowledgements: a lost one
+stops a small window for 10 to 50 ms. When we are busy, bundles are longer than that."""
 
 assert INNER_HEADER_BYTES + RUN_HINT_BYTES + MAX_BATCH_DATAGRAMS < LARGE_HEADROOM_BYTES
 
@@ -132,6 +137,9 @@ class Forwarder:
         counter = epoch.counter
         epoch.counter = counter + 1
         self.seal(epoch, self._data_type, counter, 0, 1, plaintext)
+        if len(plaintext) <= MAX_TWICE_BYTES and self.session.lossy:
+            # The replay window of the peer takes one of the two, whichever comes first.
+            self._queue(*self._parts[-2:])
 
     def reserve(self, count: int) -> tuple[SendEpoch, int] | None:
         """Take `count` consecutive counters; the epoch and the first of them."""
@@ -330,7 +338,7 @@ class Forwarder:
 
     # --- leaving -------------------------------------------------------------------------
 
-    def _queue(self, header: bytes, sealed: bytes) -> None:
+    def _queue(self, header: Part, sealed: Part) -> None:
         size = HEADER_BYTES + len(sealed)
         if size == self._size and self._room:
             self._room -= 1

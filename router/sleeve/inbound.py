@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 
 from router.overlay.broadcast import BroadcastFilter
 from router.overlay.switch import DELIVER, REASONS
+from router.sleeve.effects import Endpoint, ReceiveEpoch, SendEpoch, SessionEffect
 from router.sleeve.format import (
     BROADCAST_HEADER,
     BROADCAST_SHORT_ID,
@@ -22,6 +23,7 @@ from router.sleeve.format import (
     INNER_HEADER_BYTES,
     KIND_FRAGMENT,
     KIND_FRAME,
+    PASS_ON,
     TYPE_CONTROL,
     TYPE_DATA,
     TYPE_PLAIN_CONTROL,
@@ -53,7 +55,6 @@ from router.sleeve.record import (
     one_hop_less,
     with_kind,
 )
-from router.sleeve.session import Endpoint, ReceiveEpoch, SendEpoch, SessionEffect
 from router.sleeve.stitch import Run
 from router.sleeve.tables import Tables
 from router.sleeve.tap import NEEDS_CHECKSUM, NO_OFFLOAD, VIRTIO_HEADER
@@ -355,6 +356,16 @@ class Inbound:
         now: float,
     ) -> None:
         content_at = INNER_HEADER_BYTES + BROADCAST_HEADER.size
+        only_pass_on = kind & PASS_ON
+        if only_pass_on:
+            kind &= ~PASS_ON
+            plaintext = (
+                with_kind(plaintext[:INNER_HEADER_BYTES], kind) + (plaintext[INNER_HEADER_BYTES:])
+            )
+            # Only the source itself knows what its tunnels brought us.
+            if self._tables.forwarders.get(source) is not forwarder:
+                forwarder.drop("malformed")
+                return
         if kind not in (KIND_FRAME, KIND_PARTIAL) or len(plaintext) < content_at:
             forwarder.drop("malformed")
             return
@@ -365,14 +376,20 @@ class Inbound:
         if not self._broadcasts.accept(source, boot_nonce, sequence, now):
             forwarder.drop("duplicate-broadcast")
             return
-        self._deliver(forwarder, source, kind, plaintext, content_at, now)
         neighbours = self._tables.switch.broadcast_from(source, hops_left)
+        if not self._tables.switch.may_spread(source, len(neighbours), now):
+            forwarder.drop("storm")
+            return
+        if not only_pass_on:
+            self._deliver(forwarder, source, kind, plaintext, content_at, now)
         if not neighbours:
             return
         onward = one_hop_less(plaintext)
         for neighbour in neighbours:
             other = self._tables.forwarders.get(neighbour)
-            if other is not None and other is not forwarder:
+            if other is None:
+                forwarder.drop("no-route")
+            elif other is not forwarder:
                 other.send_record(onward)
 
     def _relay_piece(

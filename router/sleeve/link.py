@@ -20,11 +20,13 @@ from router.sleeve.messages import (
     ToDatapath,
     to_datapath_decoder,
 )
+from router.sleeve.parts import Joiner, packets
 from weavepy.base.errors import ProtocolError, WeavepyError
-from weavepy.base.wire import encode
 
-SEND_BUFFER_BYTES = 4 * 1024 * 1024
-"""Room for several messages of the largest size."""
+SEND_BUFFER_BYTES = 8 * 1024 * 1024
+"""Room for the largest snapshot, in parts, as the kernel counts it: twice."""
+
+_SO_SNDBUFFORCE = 32
 
 MAX_MESSAGES_PER_TURN = 64
 """Then frames get their turn again."""
@@ -40,6 +42,7 @@ class RouterLink:
         self.descriptors: deque[int] = deque()
         """Those that came with the `StartCapture` messages that `receive` returned, in order."""
         self._router: socket.socket | None = None
+        self._joiner = Joiner(to_datapath_decoder)
         self._listener = _listen(path)
 
     @property
@@ -59,8 +62,9 @@ class RouterLink:
             return None
         self.drop_router()
         router.setblocking(False)
-        router.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        _enlarge(router)
         self._router = router
+        self._joiner = Joiner(to_datapath_decoder)
         return router
 
     def receive(self) -> list[ToDatapath]:
@@ -81,15 +85,16 @@ class RouterLink:
                 self.drop_router()
                 break
             try:
-                message = to_datapath_decoder.decode(data)
+                message = self._joiner.take(data)
+                if isinstance(message, StartCapture) != bool(descriptors):
+                    raise ProtocolError("a descriptor too many or too few")
             except ProtocolError:
-                message = None
-            if message is None or isinstance(message, StartCapture) != bool(descriptors):
                 self.refused_messages += 1
                 _close(descriptors)
                 continue
-            messages.append(message)
-            self.descriptors += descriptors
+            if message is not None:
+                messages.append(message)
+                self.descriptors += descriptors
         return messages
 
     def send(self, message: FromDatapath) -> None:
@@ -97,8 +102,9 @@ class RouterLink:
         if self._router is None:
             return
         try:
-            self._router.send(encode(message))
-        except OSError:
+            for packet in packets(message):
+                self._router.send(packet)
+        except (OSError, ProtocolError):
             self.drop_router()
 
     def drop_router(self) -> None:
@@ -110,6 +116,15 @@ class RouterLink:
         self.drop_router()
         self._listener.close()
         self.path.unlink(missing_ok=True)
+
+
+def _enlarge(router: socket.socket) -> None:
+    for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
+        try:
+            router.setsockopt(socket.SOL_SOCKET, option, SEND_BUFFER_BYTES)
+        except OSError:
+            continue  # beyond net.core.wmem_max only with rights that tests may lack
+        return
 
 
 def _close(descriptors: list[int]) -> None:

@@ -1,11 +1,11 @@
 """What the router and the datapath process say to each other.
 
 They talk over a UNIX SEQPACKET socket in the run directory: one message, one packet, encoded
-by `weavepy.base.wire`. The datapath listens, because it outlives the router. On each new
-connection it first sends a `Snapshot` of what it has; the router compares that with what it
-wants and sends only the difference. There is one router at a time: a newer connection
-replaces an older one. When the router is gone, the datapath carries on with what it has,
-rekeying included.
+by `weavepy.base.wire`; larger ones come in parts (`router.sleeve.parts`). The datapath listens,
+because it outlives the router. On each new connection it first sends a `Snapshot` of what it
+has; the router compares that with what it wants and sends only the difference. There is one
+router at a time: a newer connection replaces an older one. When the router is gone, the datapath
+carries on with what it has, rekeying included.
 """
 
 import msgspec
@@ -13,7 +13,16 @@ import msgspec
 from weavepy.base.wire import Decoder
 
 MAX_MESSAGE_BYTES = 192 * 1024
-"""Below the kernel's default for one packet of a SEQPACKET socket (net.core.wmem_default)."""
+"""In one packet: below the kernel's default for a SEQPACKET socket (net.core.wmem_default)."""
+
+
+class Part(msgspec.Struct, frozen=True, tag=True):
+    """A slice of the encoding of a message that is larger than a packet. Both ways."""
+
+    number: int
+    """From 0, without a gap, and with nothing else between them."""
+    count: int
+    data: bytes
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -112,6 +121,25 @@ class ForgetMacs(msgspec.Struct, frozen=True, tag=True):
     short_id: int
 
 
+class SetFastPeers(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """To these neighbours, and no others, the kernel's tunnels take the frames of our bridge.
+
+    From when on, and until when, a tunnel takes what is for everyone, a marker in the TAP's
+    queue says (`weavepy.base.marker`); such frames are then no longer sent to its peer. Frames
+    that still come to us for one address behind a fast peer are sent as before.
+    """
+
+    generation: int
+    """Comes back in the answer."""
+    fast: list[int]
+    """Short ids."""
+    relays: list[int]
+    """Those of `fast` that have to pass our broadcasts on. These still get them, but not for
+    their own bridge."""
+    learn: dict[int, list[str]]
+    """Short id to addresses that are known to be behind it: at most `MAX_FAST_MACS` in all."""
+
+
 class Report(msgspec.Struct, frozen=True, tag=True):
     """Ask for a `Snapshot`."""
 
@@ -160,7 +188,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     mtu_bytes: int
     encrypted: bool
     offloads: list[str]
-    """Those in use, e.g. "tap-tso", "tap-uso", "udp-gso", "udp-gro"; empty: the portable path."""
+    """Those in use, e.g. "tap-tso", "tap-fair", "udp-gso", "udp-gro"; empty: the portable path."""
     ourself: int
     sessions: list[SessionReport]
     routes: InstallRoutes
@@ -173,6 +201,8 @@ class Snapshot(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """How often an address was seen behind another peer than before."""
     refused_messages: int = 0
     """Messages of routers that made no sense."""
+    fast: list[int] = []
+    """As in the newest `SetFastPeers`."""
 
 
 class SessionUp(msgspec.Struct, frozen=True, tag=True):
@@ -200,13 +230,42 @@ class PathMtuChanged(msgspec.Struct, frozen=True, tag=True):
     overlay_mtu_bytes: int
 
 
-ToSteering = InstallEpoch | RemoveSession | InstallRoutes | SetMtu | ForgetMacs | Report | Shutdown
-ToDatapath = ToSteering | StartCapture | StopCapture
-FromDatapath = Snapshot | SessionUp | SessionDown | EndpointRoamed | PathMtuChanged
+class FastPeersSet(msgspec.Struct, frozen=True, tag=True):
+    """`SetFastPeers` is in force: the tunnels named by it may begin to carry frames."""
 
-to_datapath_decoder = Decoder(ToDatapath, "message to the datapath")
-from_datapath_decoder = Decoder(FromDatapath, "message from the datapath")
+    generation: int
+    macs: dict[int, list[str]]
+    """Of each fast peer, the addresses known behind it: the newest, `MAX_FAST_MACS` in all."""
+
+
+class MacsOnTap(msgspec.Struct, frozen=True, tag=True):
+    """Frames came to us for these addresses, although a tunnel leads to their peers."""
+
+    macs: dict[int, list[str]]
+    """Short id to addresses; few, and each once a second or so."""
+
+
+ToSteering = (
+    InstallEpoch
+    | RemoveSession
+    | InstallRoutes
+    | SetMtu
+    | ForgetMacs
+    | SetFastPeers
+    | Report
+    | Shutdown
+)
+ToDatapath = ToSteering | StartCapture | StopCapture
+FromDatapath = (
+    Snapshot | SessionUp | SessionDown | EndpointRoamed | PathMtuChanged | FastPeersSet | MacsOnTap
+)
+
+to_datapath_decoder = Decoder(ToDatapath | Part, "message to the datapath")
+from_datapath_decoder = Decoder(FromDatapath | Part, "message from the datapath")
 
 SESSION_DEAD_S = 3.0
 """A session that got no authentic record for this long is down. Probes go out each second
 when there is nothing else to send, so this is three lost in a row."""
+
+MAX_FAST_MACS = 8192
+"""Addresses in one message about fast peers: 18 bytes each, within `MAX_MESSAGE_BYTES`."""

@@ -20,6 +20,7 @@ from router.sleeve.format import (
     INNER_HEADER_BYTES,
     KIND_FRAME,
     MAX_HOPS,
+    PASS_ON,
 )
 from router.sleeve.forwarder import LARGE_HEADROOM_BYTES, Forwarder
 from router.sleeve.pieces import (
@@ -38,9 +39,11 @@ from router.sleeve.record import (
     bundle_entry,
     checksum_hint,
     inner_bytes,
+    with_kind,
 )
 from router.sleeve.tables import Tables
 from router.sleeve.tap import MAX_FRAME_BYTES, NEEDS_CHECKSUM, NO_OFFLOAD, VIRTIO_HEADER
+from weavepy.base import marker
 from weavepy.base.errors import ProtocolError
 
 HEADROOM_BYTES = LARGE_HEADROOM_BYTES
@@ -102,11 +105,15 @@ class Outbound:
                 if hint == NO_HINT:
                     frame = self._completed(frame, checksum_start, checksum_offset)
         if destination == BROADCAST_SHORT_ID:
-            if self._tables.switch.may_flood(macs[6:], 1 if cut is None else cut.count, now):
+            if macs[:6] == marker.GROUP:
+                self._handle_marker(bytes(frame))
+            elif self._tables.switch.may_flood(macs[6:], 1 if cut is None else cut.count, now):
                 self._flood(frame, hint, cut)
             else:
                 self._tables.drop("storm")
             return
+        if destination in self._tables.switch.fast:
+            self._tables.strays.note(macs[:6], destination, now)
         forwarder = self._tables.forwarders.get(self._tables.switch.unicast.get(destination, 0))
         if forwarder is None:
             self._tables.drop("no-route")
@@ -114,6 +121,13 @@ class Outbound:
             self._send_large(forwarder, destination, frame, start, end, cut)
         else:
             self._send_frame(forwarder, destination, frame, hint)
+
+    def _handle_marker(self, frame: bytes) -> None:
+        peer = marker.unpack_marker(frame)
+        if peer is None:
+            self._tables.drop("link-local")
+        else:
+            self._tables.switch.mark_tunnel(peer)
 
     def _send_frame(
         self, forwarder: Forwarder, destination: int, frame: memoryview, hint: bytes
@@ -160,8 +174,9 @@ class Outbound:
 
     def _flood(self, frame: memoryview, hint: bytes, cut: Cut | None) -> None:
         """To everyone, along our own broadcast tree. Segments of large frames travel singly."""
-        neighbours = self._tables.switch.broadcast.get(self._tables.switch.ourself, ())
-        if not neighbours:
+        neighbours = self._tables.switch.flood_to
+        pass_on_to = self._tables.switch.pass_on_to
+        if not neighbours and not pass_on_to:
             return
         frames: Sequence[bytes | memoryview] = (frame,)
         if cut is not None:
@@ -173,12 +188,18 @@ class Outbound:
             self._broadcast_sequence += 1
             lead = inner + BROADCAST_HEADER.pack(self._boot_nonce, self._broadcast_sequence)
             plaintext = b"".join((lead, b"" if kind == KIND_FRAME else hint, each))
-            for neighbour in neighbours:
-                forwarder = self._tables.forwarders.get(neighbour)
-                if forwarder is None:
-                    self._tables.drop("no-route")
-                else:
-                    forwarder.send_record(plaintext)
+            self._send_each(neighbours, plaintext)
+            if pass_on_to:
+                marked = with_kind(inner, kind | PASS_ON) + plaintext[INNER_HEADER_BYTES:]
+                self._send_each(pass_on_to, marked)
+
+    def _send_each(self, neighbours: tuple[int, ...], plaintext: bytes) -> None:
+        for neighbour in neighbours:
+            forwarder = self._tables.forwarders.get(neighbour)
+            if forwarder is None:
+                self._tables.drop("no-route")
+            else:
+                forwarder.send_record(plaintext)
 
     def _frame_record(self, destination: int, frame: bytes | memoryview, hint: bytes) -> bytes:
         if hint == NO_HINT:

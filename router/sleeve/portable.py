@@ -4,9 +4,9 @@ For kernels without virtio headers on TAPs or without UDP_SEGMENT, and for `--no
 records are the same, so a portable peer and an offloading one talk to each other: pieces that
 an offloading peer sends become ordinary frames here, checksums and all.
 
-Datagrams go through asyncio-dgram. Its receive queue has no bound, so the receiving task never
-awaits anything else and empties the queue each time it runs. What is to be sent waits in a
-queue of ours that has one.
+Datagrams go through asyncio-dgram. The queues that it makes have no bounds, so it is given ours,
+which drop what does not fit and count it. The receiving task never awaits anything else and
+empties its queue each time it runs.
 """
 
 import argparse
@@ -17,17 +17,30 @@ import time
 from collections.abc import Sequence
 from typing import Any, cast
 
-import asyncio_dgram
-from asyncio_dgram.aio import DatagramServer
+from asyncio_dgram.aio import DatagramServer, Protocol
 
+from router.sleeve.datapath import MAX_WAIT_S, Datapath
 from router.sleeve.link import RouterLink
-from router.sleeve.process import MAX_WAIT_S, Datapath
 from router.sleeve.tap import Tap
 from router.sleeve.udp import Endpoint, open_socket, queue_drops
 from weavepy.base.errors import WeavepyError
 
 MAX_WAITING_DATAGRAMS = 2_048
-"""Of each address family. More than that come faster than the network takes them."""
+"""Of each address family, in each direction. More than that come faster than they go on."""
+
+MAX_WAITING_ERRORS = 16
+
+
+class DroppingQueue(asyncio.Queue[Any]):
+    """Takes what fits and counts the rest: asyncio-dgram knows no other answer than that."""
+
+    dropped = 0
+
+    def put_nowait(self, item: Any) -> None:
+        if self.full():
+            self.dropped += 1
+        else:
+            super().put_nowait(item)
 
 
 class QueueSink:
@@ -43,11 +56,10 @@ class QueueSink:
         queue = self.queues.get(":" in endpoint[0])
         if queue is None:
             return "EAFNOSUPPORT"
-        try:
-            for at in range(0, len(parts), 2):
-                queue.put_nowait((b"".join(parts[at : at + 2]), endpoint))
-        except asyncio.QueueFull:
-            return "ENOBUFS"
+        if queue.qsize() + count > queue.maxsize:
+            return "ENOBUFS"  # all of them, which is what the caller counts
+        for at in range(0, len(parts), 2):
+            queue.put_nowait((b"".join(parts[at : at + 2]), endpoint))
         return ""
 
 
@@ -63,6 +75,7 @@ class _Portable:
         self._link = link
         self._port: int = options.port
         self._sockets: list[socket.socket] = []
+        self._received: list[DroppingQueue] = []
         self._datapath = Datapath(
             options,
             tap,
@@ -72,6 +85,7 @@ class _Portable:
             portable=True,
             udp_offloads=tuple,
             udp_drops=lambda: sum(map(queue_drops, self._sockets)),
+            loop_drops=lambda: sum(queue.dropped for queue in self._received),
             udp_sockets=lambda: self._sockets,
         )
         self._ending = asyncio.Event()
@@ -94,7 +108,8 @@ class _Portable:
                     self._send(stream, self._sink.queues[is_ipv6]), name="datapath send"
                 )
             )
-        loop.add_reader(self._tap.fileno(), self._read_tap)
+        for queue in self._tap.queues():
+            loop.add_reader(queue, self._read_tap, queue)
         loop.add_reader(self._link.listener.fileno(), self._greet_router)
         self._end_turn()
         ending = asyncio.create_task(self._ending.wait(), name="datapath end")
@@ -106,7 +121,8 @@ class _Portable:
             if self._failure is not None:
                 raise self._failure
         finally:
-            loop.remove_reader(self._tap.fileno())
+            for queue in self._tap.queues():
+                loop.remove_reader(queue)
             loop.remove_reader(self._link.listener.fileno())
             for task in (ending, *tasks):
                 task.cancel()
@@ -122,12 +138,22 @@ class _Portable:
             except OSError:
                 continue
             self._sockets.append(udp)
-            stream = await asyncio_dgram.from_socket(udp)
-            assert isinstance(stream, DatagramServer)
-            streams[family == socket.AF_INET6] = stream
+            streams[family == socket.AF_INET6] = await self._open_stream(udp)
         if not streams:
             raise WeavepyError("this host has neither IPv4 nor IPv6")
         return streams
+
+    async def _open_stream(self, udp: socket.socket) -> DatagramServer:
+        """What `asyncio_dgram.from_socket` does, but with bounds."""
+        received = DroppingQueue(MAX_WAITING_DATAGRAMS)
+        errors = DroppingQueue(MAX_WAITING_ERRORS)
+        drained = asyncio.Event()
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: Protocol(received, errors, drained), sock=udp
+        )
+        self._received.append(received)
+        # Its annotation says that it takes a protocol; it is a transport that it uses.
+        return DatagramServer(cast(Any, transport), received, errors, drained)
 
     async def _receive(self, stream: DatagramServer) -> None:
         datapath = self._datapath
@@ -160,9 +186,9 @@ class _Portable:
                 # the error came instead of, has not been sent.
                 self._datapath.engine.drop(f"send-{type(error).__name__}")
 
-    def _read_tap(self) -> None:
+    def _read_tap(self, queue: int) -> None:
         try:
-            self._datapath.read_frames(time.monotonic())
+            self._datapath.read_frames(queue, time.monotonic())
         except WeavepyError as error:
             self._failure = error
             self._ending.set()

@@ -6,10 +6,10 @@ away.
 
 The loop is epoll and nothing else. What a framework would add per event (handles, callbacks,
 futures) is paid per wake-up, and under a stream of frames a wake-up brings one to three dozen
-datagrams; here it is one system call. Each turn takes a bounded batch from the TAP and a
-bounded batch from each socket, then flushes, so neither direction starves the other; epoll is
-level-triggered and brings back what was left. Where the kernel lacks the offloads that make
-batches worth it, `portable` runs the same engine on asyncio.
+datagrams; here it is one system call. Each turn takes a bounded batch from the TAP, in
+equal parts from its queues, and a bounded batch from each socket, then flushes, so nobody
+starves anybody; epoll is level-triggered and brings back what was left. Where the kernel lacks
+the offloads that make batches worth it, `portable` runs the same engine on asyncio.
 """
 
 import argparse
@@ -21,21 +21,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from random import SystemRandom
 
-from router.overlay.mac_table import MacTable
-from router.overlay.switch import Switch
-from router.sleeve.capture import Captures
-from router.sleeve.engine import Engine
-from router.sleeve.forwarder import DatagramSink
+from router.sleeve.datapath import MAX_WAIT_S, Datapath
 from router.sleeve.link import RouterLink
-from router.sleeve.messages import StartCapture, StopCapture
-from router.sleeve.outbound import FRAME_BUFFER_BYTES, HEADROOM_BYTES
-from router.sleeve.shield import Shield
+from router.sleeve.rekey import REKEY_AFTER_S
 from router.sleeve.spans import MAX_SPAN
-from router.sleeve.steering import Steering
 from router.sleeve.tap import Tap
 from router.sleeve.udp import RECEIVE_BUFFER_BYTES, UdpSockets
 from weavepy.base.errors import WeavepyError
@@ -43,118 +34,19 @@ from weavepy.base.settings import DEFAULT_PORT
 
 log = logging.getLogger("weavepy.datapath")
 
-MAX_FRAMES_PER_TURN = 64
-MAX_FRAME_BYTES_PER_TURN = 4 * 65_536
-"""Read from the TAP before the sockets get their turn: few large frames, or many small ones."""
-
 MAX_RECEIVES_PER_TURN = 8
 """Each brings up to 64 KiB."""
-
-MAX_WAIT_S = 60.0
-
-
-class Datapath:
-    """Everything that both loops share: engine, steering, and the socket to the router."""
-
-    def __init__(
-        self,
-        options: argparse.Namespace,
-        tap: Tap,
-        sink: DatagramSink,
-        link: RouterLink,
-        udp_port: int,
-        *,
-        portable: bool,
-        udp_offloads: Callable[[], tuple[str, ...]],
-        udp_drops: Callable[[], int],
-        udp_sockets: Callable[[], Iterable[socket.socket]],
-    ) -> None:
-        now = time.monotonic()
-        rng = SystemRandom()
-        encrypted = not options.insecure
-        self.tap = tap
-        self.link = link
-        self.engine = Engine(
-            Switch(MacTable()), tap, rng, encrypted=encrypted, bundling=not portable
-        )
-        self.captures = Captures(tap.name, self.engine.switch.macs, self.engine.watch, time.time_ns)
-        self.shield = shield = Shield(udp_sockets, udp_drops, self.engine.epochs.keys)
-        self.steering = Steering(
-            self.engine,
-            tap,
-            sink,
-            rng,
-            now,
-            link.send,
-            encrypted=encrypted,
-            udp_port=udp_port,
-            mtu_bytes=options.mtu,
-            underlay_mtu_bytes=options.underlay_mtu,
-            max_span=options.max_span,
-            offloads=lambda: (*tap.offloads, *udp_offloads()),
-            kernel_drops=lambda: {
-                "tap-queue-full": tap.queue_drops(),
-                # In this order: both may grow between the two looks.
-                "unknown-index-filtered": (refused := shield.refused),
-                "udp-queue-full": udp_drops() - refused,
-            },
-            indexes_changed=shield.handle_indexes_changed,
-            refused_messages=lambda: link.refused_messages,
-        )
-
-    def read_frames(self, now: float) -> None:
-        """Take a bounded batch of frames from the TAP."""
-        engine = self.engine
-        room = engine.buffer[HEADROOM_BYTES:FRAME_BUFFER_BYTES]
-        read_into = self.tap.read_into
-        left_bytes = MAX_FRAME_BYTES_PER_TURN
-        for _ in range(MAX_FRAMES_PER_TURN):
-            length = read_into(room)
-            if not length:
-                return
-            engine.handle_frame(length, now)
-            left_bytes -= length
-            if left_bytes <= 0:
-                return
-
-    def end_turn(self, now: float) -> None:
-        failed = self.engine.flush(now)
-        if failed:
-            self.steering.handle_failed(failed, now)
-        if now >= self.steering.next_at:
-            self.steering.handle_timeout(now)
-        if now >= self.shield.check_at:
-            self.shield.check(self.engine.drops.get("unknown-index", 0), now)
-
-    def greet_router(self, now: float) -> socket.socket | None:
-        """Take a router that connects, in the place of the one before."""
-        router = self.link.accept()
-        if router is not None:
-            log.info("a router connected")
-            self.captures.stop_all()
-            self.link.send(self.steering.snapshot(now))
-        return self.link.router
-
-    def hear_router(self, now: float) -> None:
-        for message in self.link.receive():
-            match message:
-                case StartCapture():
-                    self.captures.start(message, self.link.descriptors.popleft())
-                case StopCapture(number=number):
-                    self.captures.stop(number)
-                case _:
-                    self.steering.handle_message(message, now)
 
 
 def run(datapath: Datapath, sockets: UdpSockets) -> None:
     """Move frames until the router or a signal says to end."""
     engine, steering, link = datapath.engine, datapath.steering, datapath.link
     poll = select.epoll()
-    tap_fd = datapath.tap.fileno()
+    tap_queues = frozenset(datapath.tap.queues())
     listener_fd = link.listener.fileno()
     udp_of = {udp.fileno(): udp for udp in sockets.sockets.values()}
     wake_fd = _wake_on_signals()
-    for fd in (tap_fd, listener_fd, wake_fd, *udp_of):
+    for fd in (*tap_queues, listener_fd, wake_fd, *udp_of):
         poll.register(fd, select.EPOLLIN)
     router: socket.socket | None = None
     buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
@@ -163,9 +55,10 @@ def run(datapath: Datapath, sockets: UdpSockets) -> None:
         wait_s = max(0.0, min(steering.next_at - time.monotonic(), MAX_WAIT_S))
         events = poll.poll(wait_s)
         now = time.monotonic()
+        ready_queues = sum(fd in tap_queues for fd, _ in events)
         for fd, _ in events:
-            if fd == tap_fd:
-                datapath.read_frames(now)
+            if fd in tap_queues:
+                datapath.read_frames(fd, now, ready_queues)
             elif fd in udp_of:
                 receive_into = udp_of[fd].receive_into
                 for _ in range(MAX_RECEIVES_PER_TURN):
@@ -228,12 +121,17 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="at most this many datagrams per record, in both directions (WEAVEPY_MAX_SPAN;"
         " 1: each datagram is a record of its own)",
     )
+    parser.add_argument(
+        "--rekey-after", type=float, default=REKEY_AFTER_S, metavar="S", help="0.5 to 3600 s"
+    )
     parser.add_argument("--log-file", type=Path, default=None)
     options = parser.parse_args(arguments)
     if not 0 < len(options.tap.encode()) <= 15:
         parser.error("--tap: an interface name has 1 to 15 bytes")
     if not 1 <= options.max_span <= MAX_SPAN:
         parser.error(f"--max-span (or WEAVEPY_MAX_SPAN): 1 to {MAX_SPAN}")
+    if not 0.5 <= options.rekey_after <= 3600:
+        parser.error("--rekey-after: 0.5 to 3600 seconds")
     return options
 
 

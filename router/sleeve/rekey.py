@@ -25,6 +25,7 @@ from router.sleeve.epochs import Generation
 from router.sleeve.keys import next_secret
 
 REKEY_AFTER_S = 120.0
+EARLY_SHARE = 0.04
 REKEY_AFTER_RECORDS = 2**24
 STEP_IN_AFTER_S = 30.0
 """How much later the end that is not the initiator makes an offer itself."""
@@ -65,10 +66,12 @@ class Rekey:
         rng: Random,
         new_index: Callable[[], int],
         new_private_key: Callable[[], X25519PrivateKey],
+        rekey_after_s: float = REKEY_AFTER_S,
     ) -> None:
         self._new_index = new_index
         self._new_private_key = new_private_key
-        self._early_s = rng.uniform(0.0, 5.0)
+        self._rekey_after_s = rekey_after_s
+        self._early_s = rekey_after_s * rng.uniform(0.0, EARLY_SHARE)
         """So that the sessions of one host, and the two ends of one, do not rekey all at once."""
         self._pending: _Pending | None = None
 
@@ -140,10 +143,10 @@ class Rekey:
         if sending.initiator:
             if records >= REKEY_AFTER_RECORDS:
                 return since
-            return since + REKEY_AFTER_S - self._early_s
+            return since + self._rekey_after_s - self._early_s
         if records >= REKEY_AFTER_RECORDS + REKEY_AFTER_RECORDS // 4:
             return since + STEP_IN_AFTER_S
-        return since + REKEY_AFTER_S + STEP_IN_AFTER_S - self._early_s
+        return since + self._rekey_after_s + STEP_IN_AFTER_S - self._early_s
 
     def _prepare(self, base: Generation, now: float) -> _Pending:
         private_key = self._new_private_key()

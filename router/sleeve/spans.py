@@ -16,7 +16,7 @@ that never sends one knows neither spans nor runs of segments, and gets none.
 import math
 
 from router.sleeve.control import Receipt
-from router.sleeve.epochs import ReceiveEpoch
+from router.sleeve.effects import ReceiveEpoch
 
 MAX_SPAN = 64
 """Datagrams. More than a large frame needs at an MTU of 1,500, and than one send may carry."""
@@ -24,6 +24,9 @@ MAX_SPAN = 64
 CLEAN_PER_SPAN = 1_000
 MIN_CLEAN = 8_000
 """At a loss of 0.1 %, so many pass between two losses once in three thousand times."""
+
+LOSSY_DATAGRAMS = 2_000
+"""A path that lost something among the last so many datagrams is *lossy*: 0.05 % and more."""
 
 REPORT_INTERVAL_S = 0.1
 LOSS_REPORT_INTERVAL_S = 0.02
@@ -47,6 +50,8 @@ class SpanChoice:
         """Datagrams that a record may span now; 0 while we do not know that the peer knows runs."""
         self.losses = 0
         """Records that the peer missed, as far as it said."""
+        self.lossy = False
+        """Datagrams are being lost: what is small and matters may well travel twice."""
         self._max_span = max_span
         self._clean = 0
         """Datagrams that came through since the last loss."""
@@ -65,14 +70,17 @@ class SpanChoice:
         if lost:
             self.losses += lost
             self.start_anew()
+            self.lossy = True
             return
         self._clean += came
+        self.lossy = self.lossy and self._clean < LOSSY_DATAGRAMS
         earned = self._clean // CLEAN_PER_SPAN if self._clean >= MIN_CLEAN else 1
         limit = max(1, min(self._max_span, receipt.max_span))
         self.span = min(1 << earned.bit_length() - 1, limit)
 
     def start_anew(self) -> None:
         """Nothing is known of the path any longer, or that it is lossy."""
+        self.lossy = False
         self._clean = 0
         self.span = min(self.span, 1)
 

@@ -12,43 +12,49 @@ import heapq
 import ipaddress
 import os
 from collections.abc import Callable, Iterable
+from itertools import islice
 from random import Random
 from typing import Protocol, assert_never
 
 from router.overlay.switch import Switch
-from router.sleeve.engine import Engine
-from router.sleeve.forwarder import DatagramSink, Forwarder
-from router.sleeve.messages import (
-    DropCount,
-    EndpointRoamed,
-    ForgetMacs,
-    FromDatapath,
-    InstallEpoch,
-    InstallRoutes,
-    MacEntry,
-    PathMtuChanged,
-    RemoveSession,
-    Report,
-    SessionDown,
-    SessionReport,
-    SessionUp,
-    SetMtu,
-    Shutdown,
-    Snapshot,
-    ToSteering,
-)
-from router.sleeve.session import (
+from router.sleeve.effects import (
     CameUp,
     Endpoint,
     Listen,
     PathMtuFound,
     Roamed,
     SendControl,
-    Session,
     SessionEffect,
     Unlisten,
     WentDown,
 )
+from router.sleeve.engine import Engine
+from router.sleeve.forwarder import DatagramSink, Forwarder
+from router.sleeve.messages import (
+    MAX_FAST_MACS,
+    DropCount,
+    EndpointRoamed,
+    FastPeersSet,
+    ForgetMacs,
+    FromDatapath,
+    InstallEpoch,
+    InstallRoutes,
+    MacEntry,
+    MacsOnTap,
+    PathMtuChanged,
+    RemoveSession,
+    Report,
+    SessionDown,
+    SessionReport,
+    SessionUp,
+    SetFastPeers,
+    SetMtu,
+    Shutdown,
+    Snapshot,
+    ToSteering,
+)
+from router.sleeve.rekey import REKEY_AFTER_S
+from router.sleeve.session import Session
 from router.sleeve.spans import MAX_SPAN
 from weavepy import __version__
 from weavepy.base.names import MAX_PEERS
@@ -57,6 +63,9 @@ MAX_REPORTED_MACS = 256
 
 HOUSEKEEPING_S = 10.0
 """How often old MAC entries are looked for."""
+
+FAST_MAC_AGE_S = 60.0
+"""How long an address behind a fast peer is known without a frame from it; see below."""
 
 Tell = Callable[[FromDatapath], None]
 Effects = Iterable[tuple[Forwarder, list[SessionEffect]]]
@@ -88,8 +97,9 @@ class Steering:
         offloads: Callable[[], Iterable[str]],
         kernel_drops: Callable[[], dict[str, int]],
         refused_messages: Callable[[], int] = lambda: 0,
-        indexes_changed: Callable[[], None] = lambda: None,
+        peers_changed: Callable[[], None] = lambda: None,
         max_span: int = MAX_SPAN,
+        rekey_after_s: float = REKEY_AFTER_S,
     ) -> None:
         """`kernel_drops` counts what was lost before we could read it, by reason."""
         self.shutdown_wanted = False
@@ -109,8 +119,9 @@ class Steering:
         self._offloads = offloads
         self._kernel_drops = kernel_drops
         self._refused_messages = refused_messages
-        self._indexes_changed = indexes_changed
+        self._peers_changed = peers_changed
         self._max_span = max_span
+        self._rekey_after_s = rekey_after_s
         self._forwarders: dict[str, Forwarder] = {}
         """By the peer's name."""
         self._routes = InstallRoutes(ourself=0, unicast={}, broadcast={}, short_ids={})
@@ -134,6 +145,8 @@ class Steering:
                 self._set_mtu(mtu_bytes)
             case ForgetMacs(short_id=short_id):
                 self._switch.macs.forget(short_id)
+            case SetFastPeers():
+                self._set_fast(message, now)
             case Report():
                 self._tell(self.snapshot(now))
             case Shutdown():
@@ -160,6 +173,7 @@ class Steering:
                 now,
                 self._new_index,
                 max_span=self._max_span,
+                rekey_after_s=self._rekey_after_s,
             )
             forwarder = Forwarder(
                 session,
@@ -193,6 +207,37 @@ class Steering:
             else:
                 named[short_id] = forwarder
         self._engine.forwarders = named
+
+    def _set_fast(self, message: SetFastPeers, now: float) -> None:
+        switch = self._switch
+        switch.set_fast(message.fast, message.relays, now)
+        for short_id, macs in message.learn.items():
+            for mac in macs:
+                switch.learn_behind(_octets(mac), short_id, now)
+        behind: dict[int, list[str]] = {}
+        for octets, short_id, _ in islice(switch.macs.behind(switch.fast), MAX_FAST_MACS):
+            behind.setdefault(short_id, []).append(octets.hex(":"))
+        self._tell(FastPeersSet(message.generation, behind))
+        self._set_next()
+
+    def handle_strays(self) -> None:
+        """Tell the router which frames came to us although a tunnel leads to their peers."""
+        strays = self._engine.strays.take()
+        self._tell(MacsOnTap({to: [mac.hex(":") for mac in macs] for to, macs in strays.items()}))
+
+    def _forget_behind_tunnels(self, now: float) -> None:
+        """The bridge knows what lies behind fast peers, and what it knows does not come to us.
+
+        What it has forgotten, it gives to us and to all tunnels at once. Then we must not know
+        the address any more, or its peer would get the frame twice. The bridge forgets after 300 s.
+        """
+        macs = self._switch.macs
+        old = [
+            mac
+            for mac, _, seen_at in macs.behind(self._switch.fast)
+            if now - seen_at >= FAST_MAC_AGE_S
+        ]
+        macs.drop(old)
 
     def _set_mtu(self, mtu_bytes: int) -> None:
         try:
@@ -232,15 +277,16 @@ class Steering:
                     failed = failed or bool(forwarder.send_error)
                 case Listen(epoch=epoch):
                     self._engine.epochs[epoch.local_index] = (epoch, forwarder)
-                    self._indexes_changed()
+                    self._peers_changed()
                 case Unlisten(local_index=local_index):
                     self._engine.epochs.pop(local_index, None)
-                    self._indexes_changed()
+                    self._peers_changed()
                 case CameUp(endpoint=(host, port)):
                     self._tell(SessionUp(peer, host, port))
                 case WentDown(reason=reason):
                     self._tell(SessionDown(peer, reason))
                 case Roamed(endpoint=(host, port)):
+                    self._peers_changed()
                     self._tell(EndpointRoamed(peer, host, port))
                 case PathMtuFound():
                     self._tell(
@@ -265,9 +311,12 @@ class Steering:
             if forwarder.session.next_deadline().at <= now:
                 self._perform(forwarder, forwarder.session.handle_timeout(now), now)
             self._schedule(forwarder.session)
+        self._switch.handle_timeout(now)
         if now >= self._housekeeping_at:
             self._housekeeping_at = now + HOUSEKEEPING_S
             self._switch.macs.expire(now)
+            if self._switch.fast:
+                self._forget_behind_tunnels(now)
             for forwarder in self._forwarders.values():
                 forwarder.reassembler.expire(now)
                 forwarder.assembler.expire(now)
@@ -282,7 +331,7 @@ class Steering:
 
     def _set_next(self) -> None:
         at = self._due[0][0] if self._due else float("inf")
-        self.next_at = min(at, self._housekeeping_at)
+        self.next_at = min(at, self._housekeeping_at, self._switch.next_at)
 
     # --- reports -------------------------------------------------------------------------
 
@@ -308,6 +357,7 @@ class Steering:
             drops=_drop_counts({**self._engine.drops, **self._kernel_drops()}),
             mac_moves=macs.moves,
             refused_messages=self._refused_messages(),
+            fast=sorted(self._switch.fast),
         )
 
 
@@ -346,6 +396,14 @@ def _session_report(forwarder: Forwarder) -> SessionReport:
 
 def _drop_counts(drops: dict[str, int]) -> list[DropCount]:
     return [DropCount(reason, drops[reason]) for reason in sorted(drops) if drops[reason]]
+
+
+def _octets(mac: str) -> bytes:
+    """Empty for what is no MAC, which nobody has then."""
+    try:
+        return bytes.fromhex(mac.replace(":", ""))
+    except ValueError:
+        return b""
 
 
 def _endpoint(host: str, port: int) -> Endpoint | None:

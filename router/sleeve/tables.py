@@ -6,10 +6,11 @@ Steering replaces `forwarders` as a whole and changes `epochs` in place, between
 from collections.abc import Sequence
 from typing import Protocol
 
+from router.overlay.strays import Strays
 from router.overlay.switch import Switch
+from router.sleeve.effects import ReceiveEpoch
 from router.sleeve.forwarder import Forwarder
 from router.sleeve.layout import Layout
-from router.sleeve.session import ReceiveEpoch
 
 
 class FrameSink(Protocol):
@@ -36,8 +37,16 @@ class Tables:
         """Forwarders with something to flush; they enter themselves."""
         self.layout = Layout()
         """Where they seal records that span datagrams."""
+        self.strays = Strays()
         self.tap_offloads = bool(tap.offloads)
         self._tap = tap
+
+    @property
+    def unwanted(self) -> int:
+        """Datagrams that strangers sent: under unknown indexes, and replays."""
+        forwarders = self.forwarders.values()
+        replayed = sum(forwarder.drops.get("replayed", 0) for forwarder in forwarders)
+        return replayed + self.drops.get("unknown-index", 0)
 
     def write(self, parts: Sequence[bytes | memoryview]) -> None:
         """Write one frame to the TAP, behind its virtio header if `tap_offloads`."""

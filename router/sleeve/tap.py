@@ -4,6 +4,10 @@ With offloads each read and write begins with a `virtio_net_hdr` of 10 bytes: ho
 is to be cut, and which checksum is still to be completed. That is what makes one read bring up
 to 64 KiB of one flow. The device is not persistent: it lives and dies with this process, and
 with it whatever the bridge had learnt behind it.
+
+It has `QUEUES` queues, each with a descriptor of its own to read from. The kernel chooses by the
+bridge port where the frame came in. So a container that floods, with whatever and to whomever,
+fills one queue, and the others' frames do not wait, nor get lost, behind its own.
 """
 
 import errno
@@ -14,10 +18,14 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from router.sleeve import ebpf
 from weavepy.base.errors import WeavepyError
 
 MAX_FRAME_BYTES = 65535 + 14 + 2 * 4
 """A large frame: the largest IP packet, an Ethernet header and two VLAN tags."""
+
+QUEUES = 64
+"""Of 1,000 frames each. Ports are numbered one by one, so few containers ever share a queue."""
 
 VIRTIO_HEADER = struct.Struct("<BBHHHH")
 """flags, gso_type, hdr_len, gso_size, csum_start, csum_offset (linux/virtio_net.h)."""
@@ -29,13 +37,17 @@ _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETVNETHDRSZ = 0x400454D8
 _TUNSETVNETLE = 0x400454DC
+TUNSETSTEERINGEBPF = 0x800454E0
 _SIOCSIFMTU = 0x8922
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
+IFF_MULTI_QUEUE = 0x0100
 _IFF_UP = 0x1
+_PLAIN = _IFF_TAP | _IFF_NO_PI | IFF_MULTI_QUEUE
+_WITH_HEADERS = _PLAIN | _IFF_VNET_HDR
 _DROPPED_COLUMN = 11
 """In /proc/net/dev, of what was to be sent; what a TAP sends is what we read."""
 _OFFLOAD_CHECKSUM = 0x01
@@ -60,27 +72,33 @@ class Tap:
         self.offloads: tuple[str, ...] = ()
         """Those in use; empty if frames come and go without a virtio header."""
         try:
-            self._fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._fd = _open()
         except OSError as error:
             raise WeavepyError(
                 f"cannot open /dev/net/tun: {error.strerror}; load the module `tun` and run as root"
             ) from error
+        self._others: list[int] = []
+        """The further queues."""
         try:
             if offload:
                 self.offloads = self._create_with_offloads()
             if not self.offloads:
-                self._attach(_IFF_TAP | _IFF_NO_PI)
+                self._attach(self._fd, _PLAIN)
+            self._add_queues(_WITH_HEADERS if self.offloads else _PLAIN)
+            if self._choose_queues_by_container() and self.offloads:
+                self.offloads += ("tap-fair",)
             self.set_mtu(mtu_bytes)
             self._start()
         except OSError as error:
-            os.close(self._fd)
+            self.close()
             raise WeavepyError(f"cannot create the TAP {name}: {error.strerror}") from error
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
 
-    def fileno(self) -> int:
-        return self._fd
+    def queues(self) -> tuple[int, ...]:
+        """The descriptors to read from."""
+        return self._fd, *self._others
 
     def set_mtu(self, mtu_bytes: int) -> None:
         """Raises `OSError` for an MTU that the kernel does not take."""
@@ -88,13 +106,13 @@ class Tap:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
             fcntl.ioctl(any_socket, _SIOCSIFMTU, request)
 
-    def read_into(self, buffer: memoryview) -> int:
+    def read_into(self, queue: int, buffer: memoryview) -> int:
         """Read one frame, its virtio header first if there are offloads; 0 when none waits.
 
         Raises `WeavepyError` if someone deleted the device.
         """
         try:
-            return os.readv(self._fd, (buffer,))
+            return os.readv(queue, (buffer,))
         except OSError as error:
             if error.errno == errno.EBADFD:
                 # It would be "readable" for ever; the router starts a datapath that is gone anew.
@@ -126,12 +144,13 @@ class Tap:
         return 0
 
     def close(self) -> None:
-        os.close(self._fd)
+        for descriptor in self.queues():
+            os.close(descriptor)
 
     def _create_with_offloads(self) -> tuple[str, ...]:
         """Return the offloads in use; none if the kernel lacks even the plainest set."""
         try:
-            self._attach(_IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
+            self._attach(self._fd, _WITH_HEADERS)
             fcntl.ioctl(self._fd, _TUNSETVNETHDRSZ, struct.pack("i", VIRTIO_HEADER.size))
             fcntl.ioctl(self._fd, _TUNSETVNETLE, struct.pack("i", 1))
         except OSError as error:
@@ -151,10 +170,25 @@ class Tap:
     def _reopen(self) -> None:
         """An attached descriptor cannot be attached otherwise: start anew."""
         os.close(self._fd)
-        self._fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = _open()
 
-    def _attach(self, flags: int) -> None:
-        fcntl.ioctl(self._fd, _TUNSETIFF, struct.pack("16sH22x", self.name.encode(), flags))
+    def _attach(self, descriptor: int, flags: int) -> None:
+        request = struct.pack("16sH22x", self.name.encode(), flags)
+        fcntl.ioctl(descriptor, _TUNSETIFF, request)
+
+    def _add_queues(self, flags: int) -> None:
+        for _ in range(QUEUES - 1):
+            self._others.append(_open())
+            self._attach(self._others[-1], flags)
+
+    def _choose_queues_by_container(self) -> bool:
+        """Without it the kernel chooses by flow, which also keeps most floods from most others."""
+        try:
+            with ebpf.loaded_filter(ebpf.INGRESS_INTERFACE) as program:
+                fcntl.ioctl(self._fd, TUNSETSTEERINGEBPF, struct.pack("i", program))
+        except OSError:
+            return False
+        return True
 
     def _start(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
@@ -163,3 +197,7 @@ class Tap:
             (flags,) = struct.unpack_from("H", request, 16)
             struct.pack_into("H", request, 16, flags | _IFF_UP)
             fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request)
+
+
+def _open() -> int:
+    return os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)

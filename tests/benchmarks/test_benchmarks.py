@@ -1,8 +1,12 @@
 """The benchmarks measure what they say; how much is for `script/bench-ipam`."""
 
+import shutil
 from pathlib import Path
 
-from tests.benchmarks import first_start, ring_cost, ring_growth
+import pytest
+
+from tests.benchmarks import fast_path, first_start, ring_cost, ring_growth
+from tests.namespaces import can_make_namespaces
 
 
 def test_allocations_are_timed_in_the_core_and_on_disk(tmp_path: Path) -> None:
@@ -47,3 +51,16 @@ def test_what_is_said_about_the_first_ring_grows_little_more_than_with_its_peers
     cost = first_start.measure(20)
     assert cost.rings == 1
     assert cost.ring_messages / cost.peers < 250
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_a_tunnel_and_one_made_by_hand_are_measured_in_turn() -> None:
+    if not can_make_namespaces() or shutil.which("iperf3") is None:
+        pytest.skip("needs root, to make network namespaces, and iperf3")
+
+    (row,) = fast_path.measure(1, 1, ["TCP, one stream"])
+
+    assert row.ours.gbps > 0
+    assert row.hand.cpu_s_per_gb > 0
+    assert row.throughput == row.ours.gbps / row.hand.gbps

@@ -1,9 +1,12 @@
-"""`make_lab`: a lab for one test, of which nothing may be left after it, pass or fail."""
+"""`make_lab`: a lab for one test, of which nothing may be left after it, pass or fail.
+
+WEAVEPY_NO_OFFLOAD=1     all labs run the portable path, one frame per datagram
+"""
 
 import itertools
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,17 @@ from weavepy.lab.system import list_namespaces
 MakeLab = Callable[..., Lab]
 
 _numbers = itertools.count()
+PORTABLE = os.environ.get("WEAVEPY_NO_OFFLOAD", "") not in ("", "0")
+
+BOTH_PATHS = [["--no-offload"]] if PORTABLE else [[], ["--no-offload"]]
+"""Launch options, for tests that take both paths in turn."""
+
+PLENTY_BYTES_PER_S = 3e6 if PORTABLE else 20e6
+"""Of TCP: what is much for a host and still leaves it room."""
+
+
+def path_name(options: list[str]) -> str:
+    return "portable" if options or PORTABLE else "offload"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,11 +46,14 @@ def make_lab() -> Iterator[MakeLab]:
     """`make_lab(hosts=4, topology="chain", launch_options=[...])` makes a lab and waits for it."""
     labs: list[Lab] = []
 
-    def make(**dimensions: object) -> Lab:
+    def make(*, launch_options: Sequence[str] = (), **dimensions: object) -> Lab:
         name = f"e{os.getpid() % 100_000}{chr(ord('a') + next(_numbers) % 26)}"
         lab = Lab(name)
         labs.append(lab)
-        lab.up(Wanted(**dimensions), print)  # type: ignore[arg-type]  # checked by `up`
+        options = [*launch_options, *(["--no-offload"] if PORTABLE else [])]
+        lab.up(Wanted(launch_options=options, **dimensions), print)  # type: ignore[arg-type]  # checked by `up`
+        if PORTABLE:
+            assert lab.api("h1").status().datapath.offloads == []
         return lab
 
     try:

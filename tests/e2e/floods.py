@@ -1,5 +1,6 @@
 """Containers and strangers that send as much as they can."""
 
+import os
 import subprocess
 import sys
 from types import TracebackType
@@ -25,22 +26,28 @@ while True:
 """
 """Datagrams to a broadcast address, of a size."""
 
-GARBAGE = """
-import os, socket, sys
+DATAGRAMS = """
+import pickle, socket, sys, time
 flood = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 flood.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
 flood.connect((sys.argv[1], 6783))
-sizes = (20, 60, 200, 700, 1472)
-many = [bytes([1 + n % 4]) + os.urandom(sizes[n % 5]) for n in range(4096)]
+with open(sys.argv[2], "rb") as recorded:
+    many = pickle.load(recorded)
+per_s = float(sys.argv[3])
 print("ready", flush=True)
+began, sent = time.monotonic(), 0
 while True:
-    for data in many:
+    if sent > per_s * (time.monotonic() - began):
+        time.sleep(0.0005)
+        continue
+    for data in many[sent % len(many) :][:50]:
         try:
             flood.send(data)
         except OSError:
             pass
+        sent += 1
 """
-"""Datagrams to the sleeve port of the address given; some look like ours."""
+"""To the sleeve port of the address given, datagrams of a file, over and over, so many a second."""
 
 UNKNOWN = """
 import itertools, socket, struct, sys
@@ -61,6 +68,12 @@ for number in itertools.count():
         pass
 """
 """From the address given, which is the container's own, to MAC addresses that nobody has."""
+
+
+def garbage(count: int = 4096) -> list[bytes]:
+    """Some of it looks like ours."""
+    sizes = (20, 60, 200, 700, 1472)
+    return [bytes([1 + n % 4]) + os.urandom(sizes[n % 5]) for n in range(count)]
 
 
 class Flood:

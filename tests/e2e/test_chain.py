@@ -2,13 +2,9 @@
 
 import json
 
+from tests.e2e.broadcasts import assert_each_broadcast_arrives_once
 from tests.e2e.conftest import MakeLab
-from tests.e2e.traffic import ArpCounter
 from tests.e2e.waiting import connection, route
-from weavepy.lab.lab import Lab
-
-REQUESTS = 10
-"""From each container."""
 
 
 def test_containers_at_both_ends_talk_through_the_relays(make_lab: MakeLab) -> None:
@@ -32,34 +28,4 @@ def test_containers_at_both_ends_talk_through_the_relays(make_lab: MakeLab) -> N
     shown = lab.exec("h1", ["weavepy", "report", "--json"])
     assert json.loads(shown.stdout)["routes"] == report.routes
 
-    _assert_each_broadcast_arrives_once(lab)
-
-
-def _assert_each_broadcast_arrives_once(lab: Lab) -> None:
-    containers = [node.name for node in lab.plan.container_nodes]
-    questions = [f"10.47.254.{number}" for number in range(1, REQUESTS + 1)]
-    counter = ArpCounter(lab, containers)
-    try:
-        for address in questions:
-            for source in containers:
-                counter.ask(source, address)
-            counter.collect(0.2)
-        counter.collect(1.0)
-        wrong = {
-            (source, container, address): count
-            for source in containers
-            for container in containers
-            for address in questions
-            if source != container
-            if (count := counter.received(container, source, address)) != 1
-        }
-        assert wrong == {}
-        echoed = {
-            (source, address): count
-            for source in containers
-            for address in questions
-            if (count := counter.received(source, source, address)) != 0
-        }
-        assert echoed == {}, "a broadcast came back to where it began"
-    finally:
-        counter.close()
+    assert_each_broadcast_arrives_once(lab)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.conftest import MakeLab
+from tests.e2e.conftest import BOTH_PATHS, MakeLab, path_name
 from tests.e2e.test_path_mtu import wait_for_path_mtu
 from tests.e2e.traffic import transfer
 from tests.e2e.waiting import connection, route, wait_for
@@ -11,7 +11,7 @@ from weavepy.lab.lab import LinkChange
 TRANSFERRED_BYTES = 20_000_000
 
 
-@pytest.mark.parametrize("options", [[], ["--no-offload"]], ids=["offload", "portable"])
+@pytest.mark.parametrize("options", BOTH_PATHS, ids=path_name)
 def test_a_mesh_over_ipv6_alone_carries_ipv4_between_containers(
     make_lab: MakeLab, options: list[str]
 ) -> None:

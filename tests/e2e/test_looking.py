@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import MakeLab
+from tests.e2e.conftest import BOTH_PATHS, MakeLab, path_name
 from tests.e2e.traffic import transfer
 from tests.e2e.waiting import wait_for
 from weavepy.base import pcapng
 from weavepy.lab.lab import Lab
 
 
-@pytest.mark.parametrize("options", [[], ["--no-offload"]], ids=["offload", "portable"])
+@pytest.mark.parametrize("options", BOTH_PATHS, ids=path_name)
 def test_what_is_captured_is_what_containers_say(
     make_lab: MakeLab, tmp_path: Path, options: list[str]
 ) -> None:

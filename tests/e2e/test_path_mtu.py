@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.e2e.conftest import MakeLab
+from tests.e2e.conftest import BOTH_PATHS, MakeLab, path_name
 from tests.e2e.flow import Flow
 from tests.e2e.waiting import wait_for
 from weavepy.client import schema
@@ -17,7 +17,7 @@ SLACK_S = 0.6
 """TCP sends again what was lost meanwhile only when its timer says so."""
 
 
-@pytest.mark.parametrize("options", [[], ["--no-offload"]], ids=["offload", "portable"])
+@pytest.mark.parametrize("options", BOTH_PATHS, ids=path_name)
 def test_a_flow_goes_on_within_two_seconds_when_the_path_becomes_a_black_hole(
     make_lab: MakeLab, options: list[str]
 ) -> None:

@@ -25,6 +25,8 @@ _ETH_P_ALL = 3
 _ETH_P_ARP = 0x0806
 _SOL_PACKET = 263
 _PACKET_STATISTICS = 6
+_PACKET_VNET_HDR = 15
+_VNET_HEADER_BYTES = 10
 _SETTLE_S = 1.0
 """How long packets may still be under way after the last was sent."""
 
@@ -239,6 +241,27 @@ class WireTap:
                 self.packets[names[made]] += 1
                 if self._marker in packet:
                     self.found[names[made]] += 1
+
+
+def record_datagrams(lab: Lab, one: str, other: str, count: int, timeout_s: float) -> list[bytes]:
+    """So many of the datagrams of sleeve that pass from one host to another now, or fewer."""
+    link = lab.plan.link(one, other)
+    at_one = link.end_at(lab.plan.host(one).host)
+    recorded: list[bytes] = []
+    deadline = time.monotonic() + timeout_s
+    with lab.inside("wire", partial(_tap, at_one.port)) as tap:
+        tap.settimeout(timeout_s)
+        tap.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        source = socket.inet_aton(at_one.address)
+        while len(recorded) < count and time.monotonic() < deadline:
+            packet = tap.recv(1 << 17)
+            frame = packet[_VNET_HEADER_BYTES:]
+            ip = frame[14:]
+            if frame[12:14] == b"\x08\x00" and ip[9] == socket.IPPROTO_UDP and ip[12:16] == source:
+                # Not cut yet, if one system call sent many.
+                size = struct.unpack_from("=H", packet, 4)[0] or len(ip)
+                recorded += [ip[at : at + size] for at in range(28, len(ip), size)]
+    return recorded[:count]
 
 
 def _udp() -> socket.socket:

@@ -12,7 +12,7 @@ from tests.sim.plan import RARE_KINDS, SIZES, Plan, draw_plan
 from tests.sim.run import Result, run_plan
 from tests.sim.shrink import shrink
 
-SEEDS_AT_A_TIME = 20
+SEEDS_AT_A_TIME = 5
 """How many each job is given at once."""
 
 

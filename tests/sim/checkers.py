@@ -38,7 +38,6 @@ COOLING_S = 60.0
 ANSWER_MARGIN_S = 1.5
 MAX_HELD_EFFECTS = 5000
 
-Age = tuple[int, int]
 Age = tuple[int, int, int]
 """Epoch, level, version."""
 
@@ -166,10 +165,12 @@ class Checkers:
         if entry is not None and _age(entry) >= age:
             return True
         return any(
-            one.epoch >= age[0] and one.level > age[1]
+            one.epoch >= age[0] and one.level > age[1] and self._covers(one, token)
             for one in entries.values()
-            if self._covers(one, token)
         )
+
+    def _covers(self, entry: Entry, address: int) -> bool:
+        return (address - entry.token) % self._size < entry.size
 
     def watch_channel(self, host: Host, ipam: Ipam) -> WatchedChannel:
         return WatchedChannel(host, ipam, self)
@@ -253,11 +254,8 @@ class Checkers:
                 self.fail(f"{host.label} begins a ring with {entry}")
             return
         old = before.get(entry.token)
-        covering = old or max(
-            (one for one in before.values() if self._covers(one, entry.token)),
-            key=_age,
-            default=None,
-        )
+        around = [one for one in before.values() if self._covers(one, entry.token)]
+        covering = max(around, key=lambda one: (one.epoch, one.level, one is old), default=None)
         if covering is None or self._heir(host, covering) != host.name:
             self.fail(f"{host.label} ({host.name}) wrote {entry} over {covering}, not its own")
             return
@@ -270,20 +268,14 @@ class Checkers:
 
     def _check_merge(self, host: Host, before: dict[int, Entry], entry: Entry) -> int:
         """Of what it was made of all must be the host's; returns the level it should have."""
-        parts = [
-            one
-            for one in before.values()
-            if self._covers(entry, one.token) and not self._is_hidden(before, one.token)
-        ]
-        if any(one.owner != host.name for one in parts) or entry.owner != host.name:
+        inside = [one for one in before.values() if self._covers(entry, one.token)]
+        parts = [one for one in inside if one.epoch == entry.epoch]
+        if any(self._heir(host, one) != host.name for one in [*parts, entry]):
             self.fail(f"{host.label} made {entry} of {parts}, which are not all its own")
         if sum(one.size for one in parts) != entry.size:
             self.fail(f"{host.label} made {entry} of {parts}, which is not all of it")
         self.merges += 1
         return 1 + max(one.level for one in parts)
-
-    def _covers(self, entry: Entry, address: int) -> bool:
-        return (address - entry.token) % self._size < entry.size
 
     def _heir(self, host: Host, entry: Entry) -> str:
         """Who has an entry after the take-overs that a host knows of. All must name one heir."""
@@ -361,6 +353,8 @@ class Checkers:
         outcome = answer.kind or "ok"
         name = f"{request.kind} {outcome}"
         self.answers[name] = self.answers.get(name, 0) + 1
+        if name == "rmpeer alive":
+            self.fail(f"{host.label} takes one for alive that has been dead for long")
         if name == "rmpeer ok":
             self.told_of_take_over.append(host)
         if answer.address is not None:
@@ -452,9 +446,7 @@ class Checkers:
                     joined[entry.token] = entry
         for ring_id, joined in newest.items():
             tokens = sorted(
-                token
-                for token in joined
-                if not self._is_hidden(joined, token) and not self._is_merged(joined, token)
+                token for token, entry in joined.items() if not self._is_hidden(joined, entry)
             )
             for at, token in enumerate(tokens):
                 following = tokens[(at + 1) % len(tokens)]
@@ -462,22 +454,16 @@ class Checkers:
                 if joined[token].size != reach:
                     self.fail(f"ring {ring_id.hex()}: {joined[token]} does not reach {following}")
 
-    def _is_hidden(self, entries: dict[int, Entry], token: int) -> bool:
-        """What a peer wrote that was declared dead, and nobody heard, lies under what was written
-        since."""
-        entry = entries[token]
+    def _is_hidden(self, entries: dict[int, Entry], entry: Entry) -> bool:
+        """True if it was merged into another, or lies under what was written since its owner was
+        declared dead, and is of those last words that nobody heard."""
+        around = [one for one in entries.values() if one.level > entry.level]
+        if any(one.epoch >= entry.epoch and self._covers(one, entry.token) for one in around):
+            return True
         later = [one for one in entries.values() if one.epoch > entry.epoch]
         return bool(later) and all(
             any(self._covers(one, address) for one in later)
-            for address in range(token, token + entry.size)
-        )
-
-    def _is_merged(self, entries: dict[int, Entry], token: int) -> bool:
-        """What was merged into an entry is still known to whoever has not heard of that."""
-        entry = entries[token]
-        return any(
-            one.level > entry.level and one.epoch >= entry.epoch and self._covers(one, token)
-            for one in entries.values()
+            for address in range(entry.token, entry.token + entry.size)
         )
 
     def _everything_known(self) -> Iterable[tuple[bytes, Iterable[Entry]]]:

@@ -115,9 +115,9 @@ def donor_keeps_allocating() -> Sequence[Any]:
 def version_not_raised() -> Sequence[Any]:
     write_right = Ring._write
 
-    def write(ring: Ring, token: int, *content: Any) -> Entry:
+    def write(ring: Ring, token: int, *content: Any, **more: Any) -> Entry:
         before = ring.get(token)
-        entry = write_right(ring, token, *content)
+        entry = write_right(ring, token, *content, **more)
         entry = replace(entry, version=1 if before is None else before.version)
         ring._put(entry)
         return entry
@@ -168,6 +168,11 @@ def restart_is_not_checked() -> Sequence[Any]:
         check.passed = True
 
     return [patch.object(RestartCheck, "begin", begin)]
+
+
+def first_peer_met_is_believed() -> Sequence[Any]:
+    """It may have been cut off together with this host, while the others took that one over."""
+    return [patch.object(RestartCheck, "_others_may_know", lambda check: False)]
 
 
 def old_disk_is_believed() -> Sequence[Any]:
@@ -370,6 +375,13 @@ SABOTAGES = (
     Sabotage("digests are always equal", digests_always_equal),
     Sabotage("restart not checked, disk rolled back", restart_is_not_checked, "roll-back"),
     Sabotage("an old disk is believed", old_disk_is_believed, "roll-back"),
+    Sabotage(
+        "the first peer met vouches for the disk",
+        first_peer_met_is_believed,
+        "rmpeer",
+        size="small",
+        first_seed=157,
+    ),
     Sabotage("running containers forgotten", running_containers_are_forgotten, "lose-disk"),
     Sabotage(
         "tie not broken",
@@ -402,7 +414,7 @@ SABOTAGES = (
     ),
     Sabotage("dead peers never collected", dead_peers_never_collected, "leave"),
     Sabotage("sessions never opened again", session_never_opened_again, size="large"),
-    Sabotage("answers wait for a disk that refuses", answers_wait_for_the_disk),
+    Sabotage("answers wait for a disk that refuses", answers_wait_for_the_disk, size="large"),
     Sabotage("merging does not raise the level", merging_does_not_raise_the_level, size="large"),
     Sabotage(
         "merging across epochs",
@@ -467,6 +479,8 @@ def hunt(sabotage: Sabotage, max_seeds: int = MAX_SEEDS) -> tuple[int, str]:
         with applied(sabotage):
             result = run_plan(plan)
         if result.failure and not run_plan(plan).failure:
+            fits = not any(name in result.failure for name in ("TypeError", "AttributeError"))
+            assert fits, f"{sabotage.what} does not fit the code any more: {result.failure}"
             return tried, result.failure
     return 0, ""
 

@@ -20,7 +20,7 @@ def test_what_is_never_let_go_of_is_noticed() -> None:
     handle_bytes = Mesh.handle_bytes
 
     def hoarding(mesh: Mesh, link: LinkId, data: bytes, now: float) -> Any:
-        mesh.__dict__.setdefault("hoard", []).append(now)
+        mesh.__dict__.setdefault("hoard", []).append(bytearray(data))
         return handle_bytes(mesh, link, data, now)
 
     with patch.object(Mesh, "handle_bytes", hoarding):

@@ -117,6 +117,37 @@ def ipam_status() -> schema.IpamStatus:
     )
 
 
+def fastdp_status() -> schema.FastdpStatus:
+    return schema.FastdpStatus(
+        mode="auto",
+        reason="",
+        port=6784,
+        trusted_subnets=["10.0.0.0/24"],
+        tunnels=[
+            tunnel(NEAR, "host2", "fastdp", ""),
+            tunnel(FAR, "host3", "trying", "VXLAN heartbeats to 10.0.0.3 get no answer"),
+        ],
+        refused=[counter("forged_source", 4)],
+    )
+
+
+def tunnel(peer: str, nickname: str, state: str, reason: str) -> schema.TunnelStatus:
+    return schema.TunnelStatus(
+        peer=peer,
+        nickname=nickname,
+        state=state,
+        reason=reason,
+        remote="10.0.0.2",
+        mtu_bytes=1450,
+        since_s=12.0,
+        failures=0,
+        heartbeats_sent=40,
+        heartbeats_received=39,
+        frames_sent=7,
+        bytes_sent=2048,
+    )
+
+
 def sample_addresses() -> schema.AddressList:
     return schema.AddressList(
         addresses=[
@@ -211,6 +242,7 @@ def sample_status() -> schema.Status:
         ],
         ipam=ipam_status(),
         datapath=datapath_status(),
+        fastdp=fastdp_status(),
     )
 
 

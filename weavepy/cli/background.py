@@ -82,13 +82,15 @@ def wait_until_gone(where: Directories) -> None:
 
 
 def end_left_datapath(where: Directories) -> bool:
-    """End the datapath that a crashed or stopped router left; returns whether there was one."""
+    """End the datapath that a crashed or stopped router left, and the kernel's tunnels; returns
+    whether there was one."""
     if _is_held(where.router_pid_file):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(DATAPATH_END_TIMEOUT_S)
         try:
             connection.connect(str(where.datapath_socket))
+            _end_left_tunnels()
             connection.send(encode(Shutdown()))
             while connection.recv(MAX_MESSAGE_BYTES):
                 pass  # its snapshot; the end of the stream is the end of the process
@@ -108,6 +110,18 @@ def _command_line(options: Options) -> list[str]:
     # -P: the working directory is no place to import from.
     interpreter = [sys.executable, "-P", "-m", "weavepy"]
     return [*interpreter, "launch", "--foreground", secret, *options.arguments()]
+
+
+def _end_left_tunnels() -> None:
+    """They carry frames without router and datapath; its TAP shows which bridge they are on."""
+    from fastdp.shell.vxlan import VxlanDriver
+    from router.shell.bridge import master_of
+    from weavepy.daemon.options import DEFAULT_BRIDGE
+    from weavepy.daemon.router import TAP
+
+    driver = VxlanDriver(master_of(TAP) or DEFAULT_BRIDGE, TAP)
+    if driver.adopt():
+        driver.remove_all()
 
 
 def _environment() -> dict[str, str]:

@@ -94,6 +94,21 @@ _ROUTER_OPTIONS = (
         is_flag=True,
     ),
     option(
+        "--fastdp",
+        "How frames travel between hosts: auto takes the kernel's VXLAN device for each pair where"
+        " it works, vxlan also sizes the MTU for it, off always takes sleeve.",
+        type=click.Choice(launch_options.FASTDP_MODES),
+        default="auto",
+        show_default=True,
+    ),
+    option(
+        "--trusted-subnets",
+        "Subnets of the underlay, between whose hosts frames may go UNENCRYPTED by the fast path"
+        " though the mesh is encrypted.",
+        default="",
+        metavar="CIDR,...",
+    ),
+    option(
         "--log-level",
         "How much to log.",
         type=click.Choice(launch_options.LOG_LEVELS),

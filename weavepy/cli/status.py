@@ -22,6 +22,7 @@ _PARTS: dict[str, tuple[View, Part]] = {
     "peers": (views.peers, lambda status: status.peers),
     "targets": (views.targets, lambda status: status.targets),
     "ipam": (lambda status: views.ipam(status.ipam), lambda status: status.ipam),
+    "fastdp": (views.fastdp, lambda status: status.fastdp),
     "datapath": (views.datapath, lambda status: status.datapath),
 }
 

@@ -41,6 +41,7 @@ def overview(status: schema.Status) -> list[Block]:
                 ("Targets", Cell(_targets_line(status))),
                 ("Addresses", _ipam_cell(status.ipam)),
                 ("Datapath", _datapath_cell(status.datapath)),
+                *([("Fast path", _fastdp_cell(status.fastdp))] if status.fastdp else []),
             ],
         ),
     ]
@@ -324,6 +325,39 @@ def datapath(status: schema.Status) -> list[Block]:
     return [facts, Table("Sessions", columns, rows)]
 
 
+def fastdp(status: schema.Status) -> list[Block]:
+    fastdp = status.fastdp
+    if fastdp is None:
+        return [Note(Cell("this router is older than the fast path"))]
+    facts: list[tuple[str, Cell]] = [("Fast path", _fastdp_cell(fastdp))]
+    if fastdp.trusted_subnets:
+        facts.append(("Trusted", Cell(" ".join(fastdp.trusted_subnets))))
+    if refused := _counters(fastdp.refused):
+        facts.append(("Refused", Cell(refused)))
+    columns = [
+        Column("Peer"),
+        Column("State"),
+        Column("Remote"),
+        Column("MTU", right=True),
+        Column("Sent", right=True),
+        Column("Received", right=True),
+        Column("Info"),
+    ]
+    rows = [
+        [
+            Cell(_peer(tunnel.peer, tunnel.nickname)),
+            Cell(tunnel.state, "good" if tunnel.state == "fastdp" else "warn"),
+            Cell(tunnel.remote),
+            Cell(str(tunnel.mtu_bytes)),
+            Cell(units.size(tunnel.bytes_sent)),
+            Cell(units.size(tunnel.bytes_received)),
+            Cell(tunnel.reason),
+        ]
+        for tunnel in fastdp.tunnels
+    ]
+    return [Facts("", facts), Table("Tunnels", columns, rows)]
+
+
 def attachments(found: list[schema.Attachment]) -> list[Block]:
     columns = [Column("Id"), Column("Interface"), Column("MAC"), Column("Addresses")]
     rows = [
@@ -425,6 +459,15 @@ def _datapath_cell(data: schema.DatapathStatus) -> Cell:
         f" running {units.duration(data.uptime_s)}, pid {data.pid}",
         "good" if up == len(data.sessions) else "warn",
     )
+
+
+def _fastdp_cell(fastdp: schema.FastdpStatus) -> Cell:
+    if fastdp.mode == "off" or fastdp.reason:
+        return Cell(f"{fastdp.mode}: {fastdp.reason}" if fastdp.mode != "off" else "off", "dim")
+    fast = sum(tunnel.state == "fastdp" for tunnel in fastdp.tunnels)
+    whole = fast == len(fastdp.tunnels)
+    text = f"{fastdp.mode}, to {fast} of {units.count(len(fastdp.tunnels), 'peer')}"
+    return Cell(f"{text}, UDP port {fastdp.port}", "good" if whole else "warn")
 
 
 def _counters(counters: list[schema.CounterStatus]) -> str:

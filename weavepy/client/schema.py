@@ -306,8 +306,9 @@ class ConnectionStatus(Struct):
     """One of "dialling", "handshake", "connected" (TCP up, overlay not), "established", "orphaned"
     (TCP down, overlay up), "retrying", "failed"."""
     overlay: str
-    """Either "sleeve" or empty."""
+    """One of "fastdp", "sleeve" or empty."""
     encrypted: bool
+    """Frames are, on their way to this peer."""
     overlay_mtu_bytes: int
     rtt_ms: float | None
     info: str
@@ -383,6 +384,44 @@ class DatapathStatus(Struct):
     """Of routers, by the datapath; never any but between two versions."""
 
 
+class TunnelStatus(Struct):
+    """The fast path to one connected peer, or why there is none."""
+
+    peer: str
+    nickname: str
+    state: str
+    """One of "fastdp" (frames go through it), "trying" (heartbeats do), or "sleeve"."""
+    reason: str
+    """Why not better; empty for "fastdp"."""
+    remote: str
+    """The underlay's address of the other end; empty without a session."""
+    mtu_bytes: int
+    """The size of inner packets that heartbeats prove to pass."""
+    since_s: float
+    """How long ago frames changed their way, or the tunnel was made."""
+    failures: int
+    """How often it failed soon after it came up; the more, the longer it is held down."""
+    heartbeats_sent: int
+    heartbeats_received: int
+    frames_sent: int = 0
+    frames_received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+class FastdpStatus(Struct):
+    mode: str
+    """As launched: "auto", "vxlan" or "off"."""
+    reason: str
+    """Why this host has no fast path to anybody; empty if it may have."""
+    port: int
+    """UDP, for VXLAN."""
+    trusted_subnets: list[str]
+    tunnels: list[TunnelStatus]
+    refused: list[CounterStatus]
+    """Datagrams to the port that were no current peer's, by reason, as of a second ago."""
+
+
 class RouterStatus(Struct):
     version: str
     name: str
@@ -411,6 +450,8 @@ class Status(Struct):
     targets: list[TargetStatus]
     ipam: IpamStatus
     datapath: DatapathStatus
+    fastdp: FastdpStatus | None = None
+    """None from a router that is older than the fast path."""
 
 
 class Report(Struct):

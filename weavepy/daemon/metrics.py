@@ -27,6 +27,7 @@ CONNECTION_STATES = (
 )
 TARGET_STATES = ("connected", "dialling", "waiting", "suspended")
 TARGET_ORIGINS = ("given", "remembered", "discovered")
+TUNNEL_STATES = ("fastdp", "trying", "sleeve")
 IPAM_STATES = ("none", "waiting", "ready")
 
 
@@ -49,6 +50,8 @@ class StatusCollector(Collector):
         yield from _ipam_metrics(status.ipam)
         yield from _datapath_metrics(status.datapath)
         yield from _session_metrics(status.datapath.sessions)
+        if status.fastdp is not None:
+            yield from _fastdp_metrics(status.fastdp)
 
 
 def render_metrics(status: schema.Status) -> bytes:
@@ -258,6 +261,53 @@ def _session_metrics(sessions: list[schema.SessionStatus]) -> Iterator[Metric]:
         for drop in session.drops:
             drops.add_metric([session.peer, session.nickname, drop.name], drop.value)
     yield drops
+
+
+def _fastdp_metrics(fastdp: schema.FastdpStatus) -> Iterator[Metric]:
+    states = GaugeMetricFamily(
+        "weavepy_fastdp_peers", "Connected peers by the way frames take to them.", labels=["state"]
+    )
+    counts = Counter(tunnel.state for tunnel in fastdp.tunnels)
+    for state in dict.fromkeys((*TUNNEL_STATES, *sorted(counts))):
+        states.add_metric([state], counts[state])
+    yield states
+
+    tunnels = [tunnel for tunnel in fastdp.tunnels if tunnel.state != "sleeve"]
+    labels = ["peer", "nickname"]
+    up = GaugeMetricFamily(
+        "weavepy_tunnel_up", "1 if frames go through the peer's tunnel.", labels=labels
+    )
+    for tunnel in tunnels:
+        up.add_metric([tunnel.peer, tunnel.nickname], tunnel.state == "fastdp")
+    yield up
+    traffic = CounterMetricFamily(
+        "weavepy_tunnel_frames",
+        "Frames through the peer's tunnel.",
+        labels=[*labels, "direction"],
+    )
+    volume = CounterMetricFamily(
+        "weavepy_tunnel_bytes",
+        "Bytes of frames through the peer's tunnel.",
+        labels=[*labels, "direction"],
+    )
+    for tunnel in tunnels:
+        sent = [tunnel.peer, tunnel.nickname, "sent"]
+        received = [tunnel.peer, tunnel.nickname, "received"]
+        traffic.add_metric(sent, tunnel.frames_sent)
+        traffic.add_metric(received, tunnel.frames_received)
+        volume.add_metric(sent, tunnel.bytes_sent)
+        volume.add_metric(received, tunnel.bytes_received)
+    yield traffic
+    yield volume
+
+    refused = CounterMetricFamily(
+        "weavepy_fastdp_refused",
+        "VXLAN datagrams dropped because they are no current peer's.",
+        labels=["reason"],
+    )
+    for counter in fastdp.refused:
+        refused.add_metric([counter.name], counter.value)
+    yield refused
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

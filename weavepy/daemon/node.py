@@ -1,4 +1,4 @@
-"""One router without a world: mesh, ring and negotiator wired to each other.
+"""One router without a world: mesh, ring, negotiator and fast path wired to each other.
 
 Whatever happens outside comes in through a `handle_*` method with the time; whatever should
 happen outside goes to `World.perform`, in order. No clock, socket or task is in here, so the
@@ -14,6 +14,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from fastdp.core import effects as fast
+from fastdp.core.effects import FastEffect, TunnelEffect
+from fastdp.core.messages import PREFIX as FAST_PREFIX
+from fastdp.core.paths import FastPaths
 from ipam.core.effects import AnswerRequest, IpamEffect, Persist
 from ipam.core.ipam import Ipam
 from router.mesh.effects import (
@@ -27,6 +31,7 @@ from router.mesh.effects import (
     PeerConnected,
     PeerDisconnected,
     PeerRemoved,
+    ReachableChanged,
     RememberTargets,
     RoutesChanged,
     SendBytes,
@@ -47,6 +52,7 @@ from weavepy.base.effects import EffectLoop, LogLine
 from weavepy.base.errors import ProtocolError, WeavepyError
 from weavepy.base.gossip import Announce, Unicast
 from weavepy.base.names import PeerName, ShortId
+from weavepy.daemon import fastpath
 
 PERSIST_RETRY_S = 1.0
 """How long after a refusal the disk is tried again."""
@@ -63,9 +69,10 @@ WorldEffect = (
     | AnswerRequest
     | TellDatapath
     | UnicastReceived
+    | TunnelEffect
 )
 
-NodeEffect = MeshEffect | IpamEffect | NegotiationEffect
+NodeEffect = MeshEffect | IpamEffect | NegotiationEffect | FastEffect
 
 
 class World(Protocol):
@@ -77,11 +84,22 @@ class World(Protocol):
 
 
 class Node:
-    def __init__(self, mesh: Mesh, ipam: Ipam | None, negotiator: Negotiator, world: World) -> None:
-        """`ipam` is None where addresses are managed by somebody else."""
+    def __init__(
+        self,
+        mesh: Mesh,
+        ipam: Ipam | None,
+        negotiator: Negotiator,
+        world: World,
+        paths: FastPaths | None = None,
+    ) -> None:
+        """`ipam` is None where addresses are managed by somebody else, `paths` where frames
+        travel by sleeve only."""
         self.mesh = mesh
         self.ipam = ipam
         self.negotiator = negotiator
+        self.paths = paths
+        self._datapath_is_new = True
+        """Its next `Snapshot` is its first."""
         self._world = world
         self._loop: EffectLoop[NodeEffect] = EffectLoop(self._perform)
         self._held: deque[IpamEffect] = deque()
@@ -103,12 +121,17 @@ class Node:
         self._loop.run(self._persisted(effects, now), now)
 
     def handle_datapath(self, message: FromDatapath, now: float) -> None:
+        if self.paths is not None:
+            self.run(self._tell_paths(self.paths, message, now), now)
         self.run(self.negotiator.handle_datapath(message, now), now)
         if isinstance(message, Snapshot) and self._routes not in (None, message.routes):
             assert self._routes is not None
             self.run([TellDatapath(self._routes)], now)
 
     def handle_datapath_lost(self, reason: str, now: float) -> None:
+        self._datapath_is_new = True
+        if self.paths is not None:
+            self.run(self.paths.handle_datapath_lost(now), now)
         self.run(self.negotiator.handle_datapath_lost(reason, now), now)
 
     def handle_timeout(self, now: float) -> None:
@@ -131,6 +154,8 @@ class Node:
     ) -> Iterable[tuple[Callable[[], Deadline], Callable[[float], Iterable[NodeEffect]]]]:
         yield self.mesh.next_deadline, self.mesh.handle_timeout
         yield self.negotiator.next_deadline, self.negotiator.handle_timeout
+        if self.paths is not None:
+            yield self.paths.next_deadline, self.paths.handle_timeout
         ipam = self.ipam
         if ipam is not None:
             yield ipam.next_deadline, lambda now: self._persisted(ipam.handle_timeout(now), now)
@@ -141,6 +166,15 @@ class Node:
         match effect:
             case Dial() | SendBytes() | CloseLink() | RememberTargets() | LogLine():
                 self._world.perform(effect, now)
+            case (
+                fast.Arrange()
+                | fast.ReadMacs()
+                | fast.Carry()
+                | fast.Retire()
+                | fast.Point()
+                | fast.SendHeartbeat()
+            ):
+                self._world.perform(effect, now)
             case TellDatapath() | AnswerRequest():
                 self._world.perform(effect, now)
             case Persist():
@@ -149,23 +183,21 @@ class Node:
                 return self.mesh.announce(effect, now)
             case Unicast():
                 return self.mesh.unicast(effect, now)
-            case TellPeer(peer=peer, payload=payload):
+            case fast.SetFast():
+                self._world.perform(TellDatapath(fastpath.to_datapath(effect)), now)
+            case TellPeer(peer=peer, payload=payload) | fast.TellPeer(peer=peer, payload=payload):
                 return self.mesh.send_overlay_message(peer, payload, now)
             case OverlayUp(peer=peer):
                 return self.mesh.handle_overlay_up(peer, now)
             case OverlayDown(peer=peer, reason=reason):
                 return self.mesh.handle_overlay_down(peer, reason, now)
             case PeerConnected():
-                return self.negotiator.handle_connected(
-                    effect.peer,
-                    effect.remote_host,
-                    effect.remote_udp_port,
-                    effect.overlay_secret,
-                    effect.dialled_by_us,
-                    now,
-                )
-            case PeerDisconnected(peer=peer):
-                return self.negotiator.handle_disconnected(peer, effect.left)
+                return self._connected(effect, now)
+            case PeerDisconnected(peer=peer, left=left):
+                follow: list[NodeEffect] = [*self.negotiator.handle_disconnected(peer, left)]
+                if self.paths is not None:
+                    follow += self.paths.handle_disconnected(peer, left, now)
+                return follow
             case OverlayMessageReceived(peer=peer, payload=payload):
                 return self._overlay_message(peer, payload, now)
             case GossipReceived(channel=channel, source=source, update=update):
@@ -176,7 +208,7 @@ class Node:
             case UnicastReceived(source=source, payload=payload):
                 if self.ipam is not None:
                     return self._persisted(self.ipam.handle_unicast(source, payload, now), now)
-            case PeerAdded():
+            case PeerAdded() | ReachableChanged():
                 return self._peers_changed(now)
             case IdentityCopied(text=text):
                 if self.ipam is not None:
@@ -184,7 +216,11 @@ class Node:
             case PeerRemoved(peer=peer):
                 return [*self._forget_macs(peer), *self._peers_changed(now)]
             case RoutesChanged():
-                return [self._install_routes(effect), *self._peers_changed(now)]
+                return [
+                    self._install_routes(effect),
+                    *self._peers_changed(now),
+                    *self._direct_peers_changed(effect, now),
+                ]
         return []
 
     def _persisted(self, effects: Sequence[IpamEffect], now: float) -> Iterable[NodeEffect]:
@@ -232,8 +268,44 @@ class Node:
                 self.run([effect], now)
         self.run_ring(self.ipam.handle_disk("", now), now)
 
+    def _connected(self, connected: PeerConnected, now: float) -> Iterable[NodeEffect]:
+        effects: list[NodeEffect] = [
+            *self.negotiator.handle_connected(
+                connected.peer,
+                connected.remote_host,
+                connected.remote_udp_port,
+                connected.overlay_secret,
+                connected.dialled_by_us,
+                now,
+            )
+        ]
+        if self.paths is not None:
+            effects += self.paths.handle_connected(connected.peer, now)
+        return effects
+
+    def _tell_paths(
+        self, paths: FastPaths, message: FromDatapath, now: float
+    ) -> Iterable[NodeEffect]:
+        if isinstance(message, Snapshot) and self._datapath_is_new:
+            self._datapath_is_new = False
+            return fastpath.met_datapath(paths, message, now)
+        return fastpath.from_datapath(paths, message, now)
+
+    def _direct_peers_changed(self, routes: RoutesChanged, now: float) -> Iterable[NodeEffect]:
+        if self.paths is None:
+            return []
+        return self.paths.handle_short_ids(
+            routes.short_ids.get(self.mesh.ourself, 0),
+            routes.short_ids,
+            [peer for peer, hop in routes.unicast.items() if peer == hop],
+            routes.relays,
+            now,
+        )
+
     def _overlay_message(self, peer: PeerName, payload: bytes, now: float) -> Iterable[NodeEffect]:
         try:
+            if payload.startswith(FAST_PREFIX):
+                return self.paths.handle_message(peer, payload, now) if self.paths else []
             return self.negotiator.handle_message(peer, payload, now)
         except ProtocolError as error:
             return [LogLine("warning", str(error), (("peer", peer),))]

@@ -9,6 +9,7 @@ import re
 import socket
 from dataclasses import dataclass, field, replace
 
+from fastdp.core.policy import MODES, Mode
 from weavepy.base.errors import UsageError
 from weavepy.base.names import MAX_NICKNAME_LENGTH, MAX_PEERS, PeerName, parse_peer_name
 from weavepy.base.settings import DEFAULT_PORT, HTTP_PORT, Directories, directories
@@ -20,6 +21,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_RANGE = "10.32.0.0/12"
 DEFAULT_BRIDGE = "weave"
 DEFAULT_CONNECTION_LIMIT = 100
+FASTDP_MODES = MODES
 DEFAULT_HTTP_ADDRESS = f"127.0.0.1:{HTTP_PORT}"
 
 HTTP_OFF = "off"
@@ -80,6 +82,9 @@ class Options:
     """The overlay's MTU; None: derive it from the underlay's."""
     bridge: str = DEFAULT_BRIDGE
     offload: bool = True
+    fastdp: Mode = "auto"
+    trusted_subnets: tuple[Network, ...] = ()
+    """Of the underlay: between hosts in them frames may go unencrypted by the fast path."""
     log_level: str = "info"
     directories: Directories
 
@@ -101,6 +106,8 @@ class Options:
         mtu: int | None = None,
         bridge: str = DEFAULT_BRIDGE,
         offload: bool = True,
+        fastdp: str = "auto",
+        trusted_subnets: str = "",
         log_level: str = "info",
         where: Directories | None = None,
     ) -> "Options":
@@ -126,6 +133,8 @@ class Options:
             mtu_bytes=_parse_mtu(mtu),
             bridge=_parse_bridge(bridge),
             offload=offload,
+            fastdp=_parse_fastdp(fastdp),
+            trusted_subnets=_parse_trusted(trusted_subnets),
             log_level=_parse_log_level(log_level),
             directories=where or directories(),
         )
@@ -146,10 +155,13 @@ class Options:
             "--ipalloc-default-subnet": str(self.default_subnet),
             "--ipalloc-init": str(self.ring_start),
             "--bridge": self.bridge,
+            "--fastdp": self.fastdp,
             "--log-level": self.log_level,
         }
         if self.mtu_bytes is not None:
             flags["--mtu"] = str(self.mtu_bytes)
+        if self.trusted_subnets:
+            flags["--trusted-subnets"] = self._trusted()
         switches = {
             "--no-discovery": not self.discovery,
             "--no-resume": not self.resume,
@@ -180,10 +192,15 @@ class Options:
             "mtu": "auto" if self.mtu_bytes is None else str(self.mtu_bytes),
             "bridge": self.bridge,
             "offload": _yes_or_no(self.offload),
+            "fastdp": self.fastdp,
+            "trusted-subnets": self._trusted() or "none",
             "log-level": self.log_level,
             "run-dir": str(self.directories.run),
             "state-dir": str(self.directories.state),
         }
+
+    def _trusted(self) -> str:
+        return ",".join(str(subnet) for subnet in self.trusted_subnets)
 
     def _http_addr(self) -> str:
         if self.http_address is None:
@@ -319,6 +336,18 @@ def _parse_bridge(name: str) -> str:
             f" {MAX_INTERFACE_NAME_LENGTH} characters without '/', ':' and space"
         )
     return name
+
+
+def _parse_fastdp(text: str) -> Mode:
+    for mode in FASTDP_MODES:
+        if text == mode:
+            return mode
+    raise UsageError(f"--fastdp {text!r}: expected one of {', '.join(FASTDP_MODES)}")
+
+
+def _parse_trusted(text: str) -> tuple[Network, ...]:
+    subnets = (part.strip() for part in text.split(","))
+    return tuple(parse_network("--trusted-subnets", subnet) for subnet in subnets if subnet)
 
 
 def _parse_log_level(level: str) -> str:

@@ -19,6 +19,11 @@ from pathlib import Path
 from random import SystemRandom
 from typing import TypeVar
 
+from fastdp.core.effects import Arrange, Carry, Point, ReadMacs, Retire, SendHeartbeat
+from fastdp.core.paths import PORT as FASTDP_PORT
+from fastdp.core.paths import FastPaths
+from fastdp.core.policy import Policy
+from fastdp.shell.vxlan import VxlanDriver
 from ipam.core.effects import AnswerRequest, Persist
 from ipam.core.ipam import Ipam
 from ipam.shell.store import Store
@@ -51,12 +56,11 @@ from weavepy.daemon.options import Options
 from weavepy.daemon.requests import Requests
 from weavepy.daemon.ring import RingService, init_mode, running_addresses
 from weavepy.daemon.service import RouterService
+from weavepy.daemon.tunnels import Input, Tunnels, prepare
 
 log = logging.getLogger(__name__)
 
 TAP = "weavetap"
-FASTDP_PORT = 6784
-"""Closed to containers as well: it is reserved for VXLAN between hosts."""
 
 DATAPATH_RETRY_S = 1.0
 REPAIR_INTERVAL_S = 15.0
@@ -117,6 +121,10 @@ class Router:
         connection, snapshot, adopted = await datapath.connect(self._datapath_options)
         self.snapshot = snapshot
         await self._on_host(lambda: self.host.enslave(TAP))
+        driver = VxlanDriver(options.bridge, TAP, FASTDP_PORT)
+        wanted = Policy(options.fastdp, options.encrypted, trusted=options.trusted_subnets)
+        self.fastdp, tunnels = await self._on_host(lambda: prepare(driver, wanted))
+        self.tunnels = Tunnels(driver, self._thread, self._tell_paths)
 
         now = loop.time()
         remembered = files.load_targets(directories.targets_file) if options.resume else ()
@@ -157,7 +165,15 @@ class Router:
             adopted=_adopted_peers(snapshot),
         )
         negotiator = Negotiator(snapshot.sessions, rng)
-        self.node = Node(mesh, ipam, negotiator, self)
+        self.paths = FastPaths(
+            rng,
+            now,
+            policy=self.fastdp,
+            mtu_bytes=self.mtu_bytes,
+            port=FASTDP_PORT,
+            adopted=tunnels,
+        )
+        self.node = Node(mesh, ipam, negotiator, self, self.paths)
         self.ring = RingService(self.node, self.requests, options, self.changed, self.store)
         self.attachments = Attachments(self.host, self.ring, self._thread, self.mtu_bytes)
         self.capturing = Capturing(mesh, lambda: self._datapath)
@@ -167,6 +183,7 @@ class Router:
         self._datapath = datapath.DatapathLink(connection, self._datapath_said, self._datapath_lost)
         self._datapath.send(SetMtu(self.mtu_bytes))
         self._undo.push_async_callback(self._release_datapath)
+        self._undo.push_async_callback(self._release_tunnels)
         self._undo.push_async_callback(self._leave)
         self._undo.push_async_callback(self.benching.close)
 
@@ -194,7 +211,7 @@ class Router:
         """The underlay's MTU, and the overlay's that follows or was asked for."""
         peers = [parse_address(text, self.options.port).host for text in self.options.peers]
         underlay_mtu = underlay.underlay_mtu(peers, ours=(self.options.bridge, TAP))
-        overlay = underlay.overlay_mtu(underlay_mtu)
+        overlay = underlay.overlay_mtu(underlay_mtu, vxlan=self.options.fastdp == "vxlan")
         if overlay.warning and self.options.mtu_bytes is None:
             log.warning("%s", overlay.warning)
         return underlay_mtu, self.options.mtu_bytes or overlay.mtu_bytes
@@ -258,6 +275,10 @@ class Router:
         self.node.run(self.node.mesh.leave(now, keep_overlay=self.keep_datapath), now)
         await self._tcp.stop()
 
+    async def _release_tunnels(self) -> None:
+        """Like the datapath: they carry on if containers are to go on talking."""
+        await self.tunnels.close(keep=self.keep_datapath or not self.fastdp.enabled)
+
     async def _release_datapath(self) -> None:
         """End it, unless containers are to go on talking until the next router adopts it."""
         for task in self._tasks.values():
@@ -285,6 +306,11 @@ class Router:
 
     def _tell_bench(self, peer: PeerName, payload: bytes) -> None:
         self.node.run([Unicast(benching.CHANNEL, peer, payload)], self._now())
+        self._timer.arm()
+
+    def _tell_paths(self, tell: Input) -> None:
+        now = self._now()
+        self.node.run(tell(self.paths, now), now)
         self._timer.arm()
 
     def new_link_id(self) -> LinkId:
@@ -390,6 +416,8 @@ class Router:
                 self.store.persist(effect)
             case AnswerRequest():
                 self.requests.answer(effect)
+            case Arrange() | ReadMacs() | Carry() | Retire() | Point() | SendHeartbeat():
+                self.tunnels.perform(effect)
             case TellDatapath(message=message):
                 if self._datapath is not None:
                     self._datapath.send(message)

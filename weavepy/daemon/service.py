@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from fastdp.core.paths import PORT as FASTDP_PORT
 from router.mesh.targets import parse_address
 from weavepy import __version__
 from weavepy.base.names import PeerName
@@ -43,7 +44,8 @@ class RouterService:
         mesh = router.node.mesh
         snapshot = await router.fresh_snapshot()
         now = asyncio.get_running_loop().time()
-        connections = status.connections(mesh.connection_rows(now), snapshot)
+        fast_rows = router.paths.rows(now) if router.options.fastdp != "off" else []
+        connections = status.connections(mesh.connection_rows(now), snapshot, fast_rows)
         peers = status.peers(mesh)
         targets = status.targets(mesh, now)
         ipam = await self.ipam()
@@ -83,6 +85,9 @@ class RouterService:
             ipam=ipam,
             datapath=status.datapath(
                 snapshot, options.bridge, mesh, await router.attachments.filter_drops()
+            ),
+            fastdp=status.fastdp(
+                router.fastdp, FASTDP_PORT, fast_rows, await router.tunnels.counters(), mesh
             ),
         )
 

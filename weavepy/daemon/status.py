@@ -1,11 +1,15 @@
 """What is shown: rows of the cores and reports of the datapath, turned into the API's schema.
 
-The mesh knows connections, the datapath knows sessions; an operator wants one row that has both.
+The mesh knows connections, the datapath knows sessions, the fast path knows tunnels; an operator
+wants one row that has all three.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
+from fastdp.core.path import FastRow
+from fastdp.core.policy import Policy
+from fastdp.shell.driver import Counters, Traffic
 from ipam.core.status import IpamStatus
 from router.mesh.mesh import Mesh
 from router.mesh.status import ConnectionRow
@@ -13,32 +17,42 @@ from router.sleeve.messages import DropCount, SessionReport, Snapshot
 from weavepy.base.names import PeerName
 from weavepy.client import schema
 
-OVERLAY = "sleeve"
+SLEEVE = "sleeve"
+FASTDP = "fastdp"
 
 
 def connections(
-    rows: Iterable[ConnectionRow], snapshot: Snapshot | None
+    rows: Iterable[ConnectionRow], snapshot: Snapshot | None, fast_rows: Iterable[FastRow]
 ) -> list[schema.ConnectionStatus]:
     sessions = {session.peer: session for session in snapshot.sessions} if snapshot else {}
     encrypted = snapshot is not None and snapshot.encrypted
-    return [_connection(row, sessions.get(row.peer), encrypted) for row in rows]
+    tunnels = {str(row.peer): row for row in fast_rows}
+    return [
+        _connection(row, sessions.get(row.peer), tunnels.get(row.peer), encrypted) for row in rows
+    ]
 
 
 def _connection(
-    row: ConnectionRow, session: SessionReport | None, encrypted: bool
+    row: ConnectionRow, session: SessionReport | None, tunnel: FastRow | None, encrypted: bool
 ) -> schema.ConnectionStatus:
     info = row.info
-    if row.state == "connected" and session is not None and session.reason:
-        info = f"{OVERLAY}: {session.reason}"
+    overlay = SLEEVE if session is not None and session.up else ""
+    mtu_bytes = session.overlay_mtu_bytes if session is not None else 0
+    if tunnel is not None and tunnel.state == FASTDP:
+        overlay, encrypted, mtu_bytes = FASTDP, False, tunnel.mtu_bytes
+    elif row.state == "connected" and session is not None and session.reason:
+        info = f"{SLEEVE}: {session.reason}"
+    elif row.state == "established" and tunnel is not None and not info:
+        info = f"{SLEEVE}: {tunnel.reason}"
     return schema.ConnectionStatus(
         peer=row.peer,
         nickname=row.nickname,
         address=row.address,
         outbound=row.outbound,
         state=row.state,
-        overlay=OVERLAY if session is not None and session.up else "",
+        overlay=overlay,
         encrypted=encrypted and session is not None,
-        overlay_mtu_bytes=session.overlay_mtu_bytes if session is not None else 0,
+        overlay_mtu_bytes=mtu_bytes,
         rtt_ms=session.rtt_ms if session is not None and session.up else None,
         info=info,
     )
@@ -143,6 +157,42 @@ def _session(session: SessionReport, mesh: Mesh) -> schema.SessionStatus:
         records_sent=session.records_sent,
         records_received=session.records_received,
         drops=_counters(session.drops),
+    )
+
+
+def fastdp(
+    policy: Policy, port: int, rows: Iterable[FastRow], counters: Counters, mesh: Mesh
+) -> schema.FastdpStatus:
+    return schema.FastdpStatus(
+        mode=policy.mode,
+        reason=policy.general_refusal,
+        port=port,
+        trusted_subnets=[str(subnet) for subnet in policy.trusted],
+        tunnels=[_tunnel(row, counters.tunnels.get(row.peer), mesh) for row in rows],
+        refused=[
+            schema.CounterStatus(name=reason, value=count)
+            for reason, count in sorted(counters.refused.items())
+        ],
+    )
+
+
+def _tunnel(row: FastRow, traffic: Traffic | None, mesh: Mesh) -> schema.TunnelStatus:
+    traffic = traffic or Traffic(0, 0, 0, 0)
+    return schema.TunnelStatus(
+        peer=row.peer,
+        nickname=mesh.nickname(row.peer),
+        state=row.state,
+        reason=row.reason,
+        remote=row.remote_host,
+        mtu_bytes=row.mtu_bytes,
+        since_s=row.since_s,
+        failures=row.failures,
+        heartbeats_sent=row.heartbeats_sent,
+        heartbeats_received=row.heartbeats_received,
+        frames_sent=traffic.frames_sent,
+        frames_received=traffic.frames_received,
+        bytes_sent=traffic.bytes_sent,
+        bytes_received=traffic.bytes_received,
     )
 
 

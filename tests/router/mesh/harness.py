@@ -27,6 +27,7 @@ from router.mesh.effects import (
     PeerConnected,
     PeerDisconnected,
     PeerRemoved,
+    ReachableChanged,
     RememberTargets,
     RoutesChanged,
     SendBytes,
@@ -193,7 +194,12 @@ class Host:
         else:
             assert isinstance(
                 effect,
-                OverlayMessageReceived | UnicastReceived | PeerAdded | PeerRemoved | LogLine,
+                OverlayMessageReceived
+                | UnicastReceived
+                | PeerAdded
+                | PeerRemoved
+                | ReachableChanged
+                | LogLine,
             )
         return []
 

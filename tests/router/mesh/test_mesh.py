@@ -14,6 +14,7 @@ from router.mesh.effects import (
     PeerConnected,
     PeerDisconnected,
     PeerRemoved,
+    ReachableChanged,
     RoutesChanged,
     SendBytes,
     UnicastReceived,
@@ -336,6 +337,18 @@ def test_an_overlay_that_fails_takes_the_link_out_of_the_routes_and_says_why() -
     assert a.routes is not None
     assert b.routes is not None
     assert a.routes.unicast == b.routes.unicast == {}
+
+
+def test_a_peer_that_is_out_of_reach_is_told_of_though_the_routes_left_it_out_before() -> None:
+    world, hosts = mesh_of("a", "b", "c")
+    settled(world, hosts)
+    a, dead, _ = hosts
+    world.partition([dead], [hosts[0], hosts[2]])
+    world.run_until(lambda: dead.peer not in a.core.routes.unicast, 5.0)
+    assert dead.peer in a.core.reachable_peers
+    assert not a.seen(ReachableChanged)
+    world.run_until(lambda: dead.peer not in a.core.reachable_peers, 5.0)
+    assert len(a.seen(ReachableChanged)) == 1
 
 
 # --- strangers ---------------------------------------------------------------------------------

@@ -164,8 +164,36 @@ def test_a_link_to_an_unknown_peer_is_no_route() -> None:
         {name(2): name(2)},
         {name(1): (name(2),), name(2): ()},
         {name(2): name(2)},
+        (),
         frozenset({name(1), name(2)}),
     )
+
+
+def test_relays_are_the_neighbours_that_have_children_in_our_own_tree() -> None:
+    records, roster = topology({1: [2, 3], 2: [1, 3, 4], 3: [1, 2, 4], 4: [2, 3, 5], 5: [4]})
+    assert compute_routes(name(1), records, roster).relays == (name(2),), "the lowest parent of 4"
+    assert compute_routes(name(4), records, roster).relays == (name(2),)
+    assert compute_routes(name(5), records, roster).relays == (name(4),)
+
+
+def test_relays_are_those_whose_own_routes_pass_our_broadcasts_on() -> None:
+    rng = Random(5)
+    for _ in range(50):
+        size = rng.randint(2, 12)
+        links: dict[int, list[int]] = {number: [] for number in range(1, size + 1)}
+        for one in range(1, size + 1):
+            for other in range(one + 1, size + 1):
+                if rng.random() < 0.3:
+                    links[one].append(other)
+                    links[other].append(one)
+        records, roster = topology(links)
+        for one, neighbours in links.items():
+            passing = [
+                name(neighbour)
+                for neighbour in sorted(neighbours)
+                if compute_routes(name(neighbour), records, roster).broadcast[name(one)]
+            ]
+            assert list(compute_routes(name(one), records, roster).relays) == passing
 
 
 def test_among_equal_paths_the_lowest_name_is_taken() -> None:

@@ -1,43 +1,22 @@
 """A world of network namespaces for tests of the shell: one host, some containers."""
 
-import os
-import subprocess
-import uuid
 from collections.abc import Callable, Iterator
 from ipaddress import ip_interface
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
-from router.shell import namespaces
 from router.shell.host import AttachmentFacts, Host
-from router.shell.netlink import HostError
-
-Result = TypeVar("Result")
+from tests.namespaces import Namespaces, Result, can_make_namespaces
 
 MTU_BYTES = 1400
 
 
-class World:
-    """Namespaces called weavepy-t-...; everything in them goes when the test ends."""
-
+class World(Namespaces):
     def __init__(self) -> None:
-        self._prefix = f"weavepy-t-{os.getpid()}-{uuid.uuid4().hex[:4]}"
-        self._names: list[str] = []
+        super().__init__()
         self.host = self.add("host")
         self.router = Host()
-
-    def add(self, name: str) -> Path:
-        full_name = f"{self._prefix}-{name}"
-        run("ip", "netns", "add", full_name)
-        self._names.append(full_name)
-        run("ip", "-n", full_name, "link", "set", "lo", "up")
-        return Path("/run/netns", full_name)
-
-    def inside(self, namespace: Path, work: Callable[[], Result]) -> Result:
-        with namespaces.opened(namespace) as descriptor:
-            return namespaces.run_inside(descriptor, work)
 
     def on_host(self, work: Callable[[], Result]) -> Result:
         return self.inside(self.host, work)
@@ -51,32 +30,6 @@ class World:
     def attachments(self) -> list[AttachmentFacts]:
         """As a router that has just started finds them."""
         return self.on_host(lambda: Host().attachments())
-
-    def remove(self) -> None:
-        for name in self._names:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-
-def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def inside(namespace: Path, *command: str) -> str:
-    return run("ip", "netns", "exec", namespace.name, *command)
-
-
-def ping(namespace: Path, address: str) -> None:
-    inside(namespace, "ping", "-c", "1", "-W", "2", address)
-
-
-def can_make_namespaces() -> bool:
-    try:
-        namespaces.run_in_new(lambda: None)
-    except HostError:
-        return False
-    return True
 
 
 @pytest.fixture

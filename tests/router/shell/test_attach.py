@@ -11,10 +11,11 @@ from router.shell.bridge import InterfaceTaken
 from router.shell.filters import link_local
 from router.shell.host import Host
 from router.shell.namespaces import OwnNamespace
-from router.shell.netlink import HostError, find_link, links, netlink
-from router.shell.nftables import NftMissing, list_table, run_transaction
-from tests.router.shell.conftest import MTU_BYTES, World, inside, ping, run
+from tests.namespaces import inside, ping, run
+from tests.router.shell.conftest import MTU_BYTES, World
 from weavepy.base.errors import UsageError
+from weavepy.kernel.netlink import HostError, find_link, links, netlink
+from weavepy.kernel.nftables import NftMissing, list_table, run_transaction
 
 pytestmark = pytest.mark.root
 
@@ -216,7 +217,7 @@ def test_without_nft_attach_says_what_to_install(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.add("c1")
-    monkeypatch.setattr("router.shell.nftables.shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr("weavepy.kernel.nftables.shutil.which", lambda *_, **__: None)
 
     with pytest.raises(NftMissing, match="apt-get install nftables"):
         world.attach(one, "10.32.0.1/12")

@@ -11,8 +11,9 @@ import pytest
 
 from router.shell import probes
 from router.shell.doctor import EXPERIMENTS, Finding, examine
-from router.shell.netlink import get_sysctl
-from tests.router.shell.conftest import World, can_make_namespaces, inside, run
+from tests.namespaces import can_make_namespaces, inside, run
+from tests.router.shell.conftest import World
+from weavepy.kernel.netlink import get_sysctl
 
 KERNEL_OPTIONS = {
     "veth pairs": "CONFIG_VETH",
@@ -27,7 +28,8 @@ KERNEL_OPTIONS = {
     "ipset": "CONFIG_IP_SET",
     "tc netem": "CONFIG_NET_SCH_NETEM",
     "tc tbf": "CONFIG_NET_SCH_TBF",
-    "BPF": "CONFIG_BPF_SYSCALL",
+    "TAP queues by container": "CONFIG_BPF_SYSCALL",
+    "nftables, storm limit": "CONFIG_NFT_LIMIT",
     "IPv6": "CONFIG_IPV6",
 }
 
@@ -81,6 +83,22 @@ def test_it_names_who_uses_a_port() -> None:
     assert found[f"UDP port {port}"].state == "warn"
     assert f"process {os.getpid()} (" in found[f"UDP port {port}"].detail
     assert "--port" in found[f"UDP port {port}"].cost
+
+
+@pytest.mark.root
+def test_the_fast_path_needs_its_port_and_what_the_kernel_can(world: World) -> None:
+    free = {it.subject: it for it in world.on_host(examine)}
+    inside(world.host, "ip", "link", "add", "wvx002", "type", "vxlan", "id", "1", "dstport", "6784")
+    inside(world.host, "ip", "link", "set", "wvx002", "up")
+    theirs = {it.subject: it for it in world.on_host(examine)}
+    inside(world.host, "ip", "link", "set", "wvx002", "alias", "weavepy weave 00:00:00:00:00:02")
+    ours = {it.subject: it for it in world.on_host(examine)}
+
+    port = "UDP port 6784"
+    assert [it[port].state for it in (free, theirs, ours)] == ["ok", "warn", "ok"]
+    assert "1 tunnel(s), such as wvx002" in ours[port].detail
+    for subject in ("VXLAN device", "isolated bridge ports", "nftables, VXLAN network ids"):
+        assert free[subject].state == "ok", free[subject]
 
 
 def test_without_rights_it_says_what_it_could_not_try() -> None:

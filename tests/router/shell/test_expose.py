@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.router.shell.conftest import World, inside, ping, run
+from tests.namespaces import inside, ping, run
+from tests.router.shell.conftest import World
 
 pytestmark = pytest.mark.root
 

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import subprocess
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 
@@ -10,8 +11,9 @@ import pytest
 from router.shell.announce import announcement, checksum, gratuitous_arp
 from router.shell.filters import Filters, Port, link_local
 from router.shell.namespaces import run_in_new
-from router.shell.nftables import run_transaction
-from tests.router.shell.conftest import World, ping
+from tests.namespaces import ping
+from tests.router.shell.conftest import World
+from weavepy.kernel.nftables import NftFailed, run_transaction
 
 pytestmark = pytest.mark.root
 
@@ -277,6 +279,35 @@ def test_ports_are_read_back_as_they_were_allowed() -> None:
         assert filters.ports() == {}
 
     run_in_new(work)
+
+
+def test_a_kernel_without_limits_per_port_costs_the_limit_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = Port("vethw1", "02:00:00:00:00:01", frozenset([ip_interface("10.32.0.1/12")]))
+    other = Port("vethw2", "02:00:00:00:00:02", frozenset())
+
+    def work() -> None:
+        filters = Filters("weave")
+        monkeypatch.setattr("router.shell.filters.STORM_RULE", "no such rule")
+        filters.allow(port)
+        filters.allow(other)
+        assert filters.ports() == {"vethw1": port, "vethw2": other}
+        assert caplog.text.count("storms of containers are not limited") == 1
+        monkeypatch.undo()
+        Filters("weave").install()
+        assert "storms" in rules_of("to_groups")
+        filters.forbid(["vethw1"])
+        assert filters.ports() == {"vethw2": other}
+        with pytest.raises(NftFailed):
+            filters.allow(Port("a name too long for nft", port.mac, frozenset()))
+
+    run_in_new(work)
+
+
+def rules_of(chain: str) -> str:
+    command = ["nft", "list", "chain", "bridge", "weavepy", chain]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_the_link_local_address_follows_from_the_mac() -> None:

@@ -1,7 +1,8 @@
 import pytest
 
 from router.shell.underlay import NoUnderlay, local_addresses, overlay_mtu, underlay_mtu
-from tests.router.shell.conftest import World, run
+from tests.namespaces import run
+from tests.router.shell.conftest import World
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from router.sleeve.messages import RemoveSession, SessionUp, SetMtu
+from router.sleeve.messages import InstallRoutes, RemoveSession, SessionUp, SetMtu
+from router.sleeve.parts import packets
 from tests.router.sleeve.world import PORT, Host, World, inside, needs_kernel, run, wait_for
 
 pytestmark = [needs_kernel, pytest.mark.root, pytest.mark.timeout(120)]
@@ -384,7 +385,7 @@ def test_garbage_is_counted_answered_by_nothing_and_costs_no_memory(offloading: 
     one, two = offloading.hosts
     with inside(two.namespace):
         stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    reasons = ("unknown-index", "unknown-index-filtered", "runt-datagram")
+    reasons = ("unknown-index", "flood-filtered", "runt-datagram")
     before = sum(one.drops().get(reason, 0) for reason in reasons)
     rng = random.Random(7)
     memory_bytes = 0
@@ -466,6 +467,31 @@ def test_a_newer_router_replaces_the_older_one(offloading: World) -> None:
     assert older.recv(65536) == b""
     older.close()
     assert one.report().pid == one.pid()
+
+
+def test_routes_that_fit_no_packet_replace_the_old_ones_whole(offloading: World) -> None:
+    one, two = offloading.hosts
+    before = one.report().routes
+    leaves = range(2, 700)
+    broadcast = {leaf: [other for other in leaves if other != leaf] for leaf in leaves}
+    broadcast[1] = [2]
+    *first, last = packets(InstallRoutes(1, {2: 2}, broadcast, {2: two.peer}))
+    assert len(first) > 3
+    assert one.link is not None
+    for packet in first:
+        one.link.send(packet)
+    assert offloading.ping(one, two)
+    one.connect()
+    assert one.snapshot is not None
+    assert one.snapshot.routes == before, "half of a message is nothing"
+    for packet in (*first, last):
+        one.link.send(packet)
+    assert one.report().routes.broadcast == broadcast
+    one.connect()
+    assert one.snapshot.routes.broadcast == broadcast
+    assert offloading.ping(one, two)
+    one.send(before)
+    assert one.report().routes == before
 
 
 def test_what_is_no_message_is_ignored(offloading: World) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.overlay.flood import PEER_COPIES_PER_S
 from router.sleeve.format import HEADER, KIND_FRAME, pack_inner_header
 from router.sleeve.messages import DropCount, RemoveSession, SessionUp
 from router.sleeve.pieces import complete_checksum
@@ -271,6 +272,24 @@ def test_a_broadcast_arrives_once_even_if_the_routes_are_a_loop() -> None:
     assert [node.drops().get("duplicate-broadcast") for node in nodes] == [None, 1, 1]
     # Nobody sent it back to whom it came from.
     assert nodes[0].drops().get("looped-back") is None
+
+
+def test_a_peer_that_knows_no_limits_is_limited_where_its_broadcasts_arrive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire, (one, two, three) = chain(3)
+    monkeypatch.setattr(one.switch, "may_flood", lambda source, frames, now: True)
+    passed = int(PEER_COPIES_PER_S) // 2
+    wire.pass_time(1.0)
+    for _ in range(passed + 500):
+        one.feed(frame_of(one.mac, b"\xff" * 6))
+    wire.run()
+    assert (len(two.bridge), len(three.bridge)) == (passed, passed)
+    assert two.drops()["storm"] == 500
+    one.feed(frame_of(one.mac, three.mac))
+    three.feed(frame_of(three.mac, b"\xff" * 6))
+    wire.run()
+    assert (len(two.bridge), len(three.bridge)) == (passed + 1, passed + 1)
 
 
 def test_an_unknown_destination_is_flooded_and_a_known_one_is_not() -> None:

@@ -6,12 +6,9 @@ import pytest
 
 from router.sleeve.messages import (
     InstallEpoch,
-    InstallRoutes,
     RemoveSession,
     SessionDown,
-    SessionReport,
     SessionUp,
-    Snapshot,
 )
 from router.sleeve.negotiation import (
     REOPEN_S,
@@ -22,6 +19,7 @@ from router.sleeve.negotiation import (
     TellDatapath,
     TellPeer,
 )
+from tests.router.sleeve.reports import session, snapshot
 from weavepy.base.errors import ProtocolError
 from weavepy.base.names import PeerName
 
@@ -54,46 +52,6 @@ class Pair:
                     self.removed[at].append(removed)
                 case _:
                     self.reported.append((at, effect))
-
-
-def session(peer: PeerName, up: bool = True) -> SessionReport:
-    return SessionReport(
-        peer=peer,
-        up=up,
-        reason="",
-        endpoint_host="10.0.0.9",
-        endpoint_port=6783,
-        overlay_mtu_bytes=1400,
-        path_mtu_bytes=1500,
-        epoch=1,
-        rtt_ms=1.0,
-        frames_sent=0,
-        frames_received=0,
-        bytes_sent=0,
-        bytes_received=0,
-        records_sent=0,
-        records_received=0,
-        drops=[],
-    )
-
-
-def snapshot(*sessions: SessionReport) -> Snapshot:
-    return Snapshot(
-        pid=1,
-        version="",
-        uptime_s=0,
-        tap="",
-        udp_port=6783,
-        mtu_bytes=1400,
-        encrypted=True,
-        offloads=[],
-        ourself=1,
-        sessions=list(sessions),
-        routes=InstallRoutes(1, {}, {}, {}),
-        macs=[],
-        mac_count=0,
-        drops=[],
-    )
 
 
 def test_both_ends_install_one_secret_with_mirrored_indexes_and_roles() -> None:

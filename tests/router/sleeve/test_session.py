@@ -3,8 +3,7 @@
 import pytest
 
 from router.sleeve.control import Acceptance, Offer, Probe, decode_control, encode_control
-from router.sleeve.messages import SESSION_DEAD_S, Epoch
-from router.sleeve.session import (
+from router.sleeve.effects import (
     CameUp,
     Listen,
     PathMtuFound,
@@ -13,6 +12,7 @@ from router.sleeve.session import (
     Unlisten,
     WentDown,
 )
+from router.sleeve.messages import SESSION_DEAD_S, Epoch
 from tests.router.sleeve.virtual import Network, Sent, Side
 
 
@@ -305,7 +305,7 @@ def test_an_offer_with_a_worthless_public_key_gets_no_answer():
     network.install()
     network.run(1)
     (epoch,) = network.a.listening.values()
-    base = network.a.session._generations.sending
+    base = network.a.session._keying.epochs.sending
     assert base is not None
     offer = encode_control(Offer(base.id, bytes(32), 7))
     assert network.a.session.handle_control(offer, epoch, ("x", 1), 99, network.now) == []
@@ -410,7 +410,7 @@ class TestRekey:
                 network.perform(side, side.session.install(epoch, None, network.now))
         network.run(1)
         for side in (network.a, network.b):
-            assert not side.session._generations.sending.initiator
+            assert not side.session._keying.epochs.sending.initiator
         frames = Frames(network)
         network.run(140, frames)
         assert not offers_of(network.a) + offers_of(network.b)
@@ -419,7 +419,8 @@ class TestRekey:
         network.run(200, frames)
         network.run(1)
         assert (
-            network.a.session._generations.sending.id == network.b.session._generations.sending.id
+            network.a.session._keying.epochs.sending.id
+            == network.b.session._keying.epochs.sending.id
         )
         assert frames.missing() == {"a": [], "b": []}
 
@@ -429,7 +430,7 @@ class TestRekey:
         network.run(2)
         for side in (network.a, network.b):
             side.session.sending.counter = 2 * 2**24
-            side.session._sending_since -= 40
+            side.session._keying.sending_since -= 40
         network.run(0.0)
         for side in (network.a, network.b):
             network.perform(side, side.session.handle_timeout(network.now))
@@ -528,7 +529,7 @@ class TestRekey:
         network.run(1)
         assert frames.missing() == {"a": [], "b": []}
         assert both_up(network)
-        a, b = network.a.session._generations.sending, network.b.session._generations.sending
+        a, b = network.a.session._keying.epochs.sending, network.b.session._keying.epochs.sending
         assert a is not None
         assert b is not None
         assert a.id == b.id

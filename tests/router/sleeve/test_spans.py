@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from router.sleeve.control import Receipt
-from router.sleeve.epochs import ReceiveEpoch
+from router.sleeve.effects import ReceiveEpoch
 from router.sleeve.spans import (
     CLEAN_PER_SPAN,
     LOSS_REPORT_INTERVAL_S,

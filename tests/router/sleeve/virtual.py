@@ -11,21 +11,24 @@ from random import Random
 
 from cryptography.exceptions import InvalidTag
 
-from router.sleeve.format import HEADER, HEADER_BYTES, TYPE_CONTROL, TYPE_DATA
-from router.sleeve.keys import NONCE
-from router.sleeve.messages import Epoch
-from router.sleeve.session import (
+from router.sleeve.effects import (
     Endpoint,
     Listen,
     ReceiveEpoch,
     SendControl,
     SendEpoch,
-    Session,
     SessionEffect,
     Unlisten,
 )
+from router.sleeve.format import HEADER, HEADER_BYTES, TYPE_CONTROL, TYPE_DATA
+from router.sleeve.keys import NONCE
+from router.sleeve.messages import Epoch
+from router.sleeve.session import Session
 
 UDP_IP_BYTES = 28
+
+LATE_S = 60.0
+"""A datagram that the network held back comes up to so much later."""
 
 
 @dataclass
@@ -39,10 +42,17 @@ class Side:
     log: list[tuple[float, SessionEffect]] = field(default_factory=list)
     delivered: list[int] = field(default_factory=list)
     frozen: bool = False
+    skew_s: float = 0.0
+    """By how much this host's clock is ahead; it may jump, though never back."""
     unknown_index: int = 0
     not_authentic: int = 0
     replayed: int = 0
     backlog: list[tuple[bytes, Endpoint]] = field(default_factory=list)
+
+    @property
+    def deadline_at(self) -> float:
+        """By the network's clock."""
+        return self.session.next_deadline().at - self.skew_s
 
     def logged(self, kind: type) -> list[SessionEffect]:
         return [effect for _, effect in self.log if isinstance(effect, kind)]
@@ -70,13 +80,17 @@ class Network:
         jitter_s: float = 0.0,
         loss: float = 0.0,
         duplicates: float = 0.0,
-        receipts: bool = False,
+        late: float = 0.0,
+        receipts: bool = True,
     ) -> None:
-        """With `receipts`, sessions are told of the data that came, and tell each other."""
+        """With `receipts`, sessions are told of the data that came, and tell each other.
+
+        `late` is the share of datagrams that are held back for up to `LATE_S`.
+        """
         self.rng = Random(seed)
         self.now = 1000.0
         self.delay_s, self.jitter_s = delay_s, jitter_s
-        self.loss, self.duplicates = loss, duplicates
+        self.loss, self.duplicates, self.late = loss, duplicates, late
         self.path_mtu_bytes = mtu_bytes
         self.drop: Callable[[Sent], bool] = lambda sent: False
         self.encrypted = encrypted
@@ -121,9 +135,12 @@ class Network:
     def install(self, only: str = "ab") -> None:
         for_a, for_b = self.epochs()
         if "a" in only:
-            self.perform(self.a, self.a.session.install(for_a, self.b.address, self.now))
+            self.perform(self.a, self.a.session.install(for_a, self.b.address, self.clock(self.a)))
         if "b" in only:
-            self.perform(self.b, self.b.session.install(for_b, self.a.address, self.now))
+            self.perform(self.b, self.b.session.install(for_b, self.a.address, self.clock(self.b)))
+
+    def clock(self, side: Side) -> float:
+        return self.now + side.skew_s
 
     def perform(self, side: Side, effects: list[SessionEffect]) -> None:
         for effect in effects:
@@ -146,7 +163,7 @@ class Network:
         session = side.session
         if session.sending is None:
             return False
-        session.last_sent_at = self.now
+        session.last_sent_at = self.clock(side)
         payload = number.to_bytes(8, "big") + bytes(size)
         self._send(side, session.sending, TYPE_DATA, payload, session.endpoint)
         return True
@@ -182,6 +199,8 @@ class Network:
             if target is None:
                 continue
             at = self.now + self.delay_s + self.rng.uniform(0, self.jitter_s)
+            if self.late and self.rng.random() < self.late:
+                at += self.rng.uniform(0, LATE_S)
             self._sequence += 1
             heapq.heappush(self._queue, (at, self._sequence, target.name, data, side.address))
 
@@ -195,7 +214,7 @@ class Network:
             at = [next_step if every else end]
             if self._queue:
                 at.append(self._queue[0][0])
-            at += [x.session.next_deadline().at for x in (self.a, self.b) if not x.frozen]
+            at += [x.deadline_at for x in (self.a, self.b) if not x.frozen]
             if min(at) >= end:
                 self.now = end
                 return
@@ -207,9 +226,11 @@ class Network:
                 _, _, name, data, source = heapq.heappop(self._queue)
                 self._arrive(self.a if name == "a" else self.b, data, source)
             for side in (self.a, self.b):
-                if not side.frozen and side.session.next_deadline().at <= self.now:
-                    self.perform(side, side.session.handle_timeout(self.now))
-                    assert side.session.next_deadline().at > self.now, "spins"
+                if not side.frozen and side.deadline_at <= self.now:
+                    # The maximum, because adding and subtracting the skew rounds.
+                    now = max(self.clock(side), side.session.next_deadline().at)
+                    self.perform(side, side.session.handle_timeout(now))
+                    assert side.session.next_deadline().at > now, "spins"
 
     def _arrive(self, side: Side, data: bytes, source: Endpoint) -> None:
         if side.frozen:
@@ -231,14 +252,14 @@ class Network:
                 side.not_authentic += 1
                 return
         epoch.window.accept(counter)
-        session = side.session
-        self.perform(side, session.handle_authentic(epoch, counter, source, self.now))
+        session, now = side.session, self.clock(side)
+        self.perform(side, session.handle_authentic(epoch, counter, source, now))
         if kind == TYPE_CONTROL:
-            self.perform(side, session.handle_control(payload, epoch, source, len(data), self.now))
+            self.perform(side, session.handle_control(payload, epoch, source, len(data), now))
         else:
             side.delivered.append(int.from_bytes(payload[:8], "big"))
             if self.receipts:
-                self.perform(side, session.handle_data(epoch, 1, self.now))
+                self.perform(side, session.handle_data(epoch, 1, now))
 
     def freeze(self, side: Side) -> None:
         side.frozen = True
@@ -246,8 +267,13 @@ class Network:
     def thaw(self, side: Side, timers_first: bool) -> None:
         """The process goes on: with its timers, or with what waits in its socket."""
         side.frozen = False
-        if timers_first and side.session.next_deadline().at <= self.now:
-            self.perform(side, side.session.handle_timeout(self.now))
+        if timers_first and side.deadline_at <= self.now:
+            self.perform(side, side.session.handle_timeout(self.clock(side)))
         waiting, side.backlog = side.backlog, []
         for data, source in waiting:
             self._arrive(side, data, source)
+
+    def thaw_all(self) -> None:
+        for side in (self.a, self.b):
+            if side.frozen:
+                self.thaw(side, timers_first=self.rng.random() < 0.5)

@@ -37,7 +37,7 @@ from router.sleeve.messages import (
     ToDatapath,
     from_datapath_decoder,
 )
-from weavepy.base.wire import encode
+from router.sleeve.parts import Joiner, packets
 
 PORT = 6783
 _CLONE_NEWNET = 0x40000000
@@ -150,6 +150,7 @@ class Host:
         """Be its router. The snapshot that it greets us with is read."""
         self.disconnect()
         self.link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.joiner = Joiner(from_datapath_decoder)
         self.link.connect(str(self.socket_path))
         self.link.settimeout(10.0)
         self.read_until_snapshot()
@@ -161,18 +162,20 @@ class Host:
 
     def send(self, message: ToDatapath) -> None:
         assert self.link is not None
-        self.link.send(encode(message))
+        for packet in packets(message):
+            self.link.send(packet)
 
     def read_until_snapshot(self) -> Snapshot:
         assert self.link is not None
         while True:
             data = self.link.recv(MAX_MESSAGE_BYTES)
             assert data, "the datapath closed the connection"
-            message = from_datapath_decoder.decode(data)
+            message = self.joiner.take(data)
             if isinstance(message, Snapshot):
                 self.snapshot = message
                 return message
-            self.events.append(message)
+            if message is not None:
+                self.events.append(message)
 
     def report(self) -> Snapshot:
         self.send(Report())

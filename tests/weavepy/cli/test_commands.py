@@ -129,6 +129,7 @@ def test_a_command_asks_for_what_was_typed(
         ("status targets", sample_status().targets),
         ("status ipam", sample_status().ipam),
         ("status datapath", sample_status().datapath),
+        ("status fastdp", sample_status().fastdp),
         ("report", sample_report()),
         ("ipam status", sample_status().ipam),
         ("ipam ranges", sample_status().ipam.owners),

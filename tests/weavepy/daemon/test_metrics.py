@@ -54,6 +54,16 @@ def test_addresses_are_counted() -> None:
     assert value("weavepy_ipam_waiting_requests") == 1
 
 
+def test_tunnels_and_what_the_guard_refused_are_counted() -> None:
+    assert value("weavepy_fastdp_peers", state="fastdp") == 1
+    assert value("weavepy_fastdp_peers", state="trying") == 1
+    assert value("weavepy_tunnel_up", peer=NEAR, nickname="host2") == 1
+    to_near = {"peer": NEAR, "nickname": "host2", "direction": "sent"}
+    assert value("weavepy_tunnel_frames_total", **to_near) == 7
+    assert value("weavepy_tunnel_bytes_total", **to_near) == 2048
+    assert value("weavepy_fastdp_refused_total", reason="forged_source") == 4
+
+
 def test_the_datapath_and_its_sessions_are_counted() -> None:
     assert value("weavepy_datapath_running") == 1
     assert value("weavepy_overlay_mtu_bytes") == 1410

@@ -3,15 +3,20 @@
 from ipaddress import ip_network
 from random import Random
 
+from fastdp.core.messages import Offer, encode_offer
+from fastdp.core.paths import FastPaths
+from fastdp.core.policy import Policy
 from ipam.core.effects import AnswerRequest, Persist
 from ipam.core.election import Seed
 from ipam.core.ipam import Ipam
+from router.mesh.effects import OverlayMessageReceived, PeerConnected, RoutesChanged
 from router.mesh.identity import Identity
 from router.mesh.mesh import Mesh
+from router.sleeve.messages import SessionUp
 from router.sleeve.negotiation import Negotiator
 from weavepy.base.effects import LogLine
 from weavepy.base.errors import WeavepyError
-from weavepy.base.names import PeerUid
+from weavepy.base.names import PeerName, PeerUid, ShortId
 from weavepy.daemon.node import PERSIST_RETRY_S, Node, WorldEffect
 
 
@@ -114,3 +119,26 @@ def test_what_the_ring_has_to_say_for_the_log_reaches_the_log() -> None:
     node.run_ring(node.ipam.handle_gossip(node.mesh.ourself, b"garbage", 1.0), 1.0)
     lines = [effect for effect in world.done if isinstance(effect, LogLine)]
     assert any("ignored what a peer said" in line.message for line in lines)
+
+
+def test_a_peers_offer_reaches_the_fast_path_and_nonsense_in_its_place_is_a_line_in_the_log() -> (
+    None
+):
+    world = FickleWorld()
+    node = node_in(world)
+    node.paths = paths = FastPaths(Random(4), 0.0, policy=Policy("auto", False), mtu_bytes=1400)
+    peer = PeerName("7a:0c:00:00:00:02")
+    node.run([PeerConnected(peer, "10.0.0.2", 6783, b"o" * 32, False)], 1.0)
+    offer = Offer(False, "it is off", b"12345678", 1400, 6784, "10.0.0.1")
+    node.run([OverlayMessageReceived(peer, encode_offer(offer))], 1.0)
+    node.handle_datapath(SessionUp(peer, "10.0.0.2", 6783), 1.0)
+    node.run(
+        [RoutesChanged({peer: ShortId(2), node.mesh.ourself: ShortId(1)}, {peer: peer}, {}, ())],
+        1.0,
+    )
+    assert [row.reason for row in paths.rows(1.0)] == [
+        "the other end does not want a fast path: it is off"
+    ]
+    node.run([OverlayMessageReceived(peer, b"\0nonsense")], 1.0)
+    lines = [effect for effect in world.done if isinstance(effect, LogLine)]
+    assert "malformed message about the fast path" in lines[-1].message

@@ -26,6 +26,15 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert options.connection_limit == 100
 
 
+def test_a_launch_that_trusts_subnets_is_started_again_with_them() -> None:
+    options = Options.parse(fastdp="vxlan", trusted_subnets="10.0.0.0/8, fd00::/8", where=WHERE)
+    assert [str(subnet) for subnet in options.trusted_subnets] == ["10.0.0.0/8", "fd00::/8"]
+    assert "--trusted-subnets=10.0.0.0/8,fd00::/8" in options.arguments()
+    assert "--fastdp=vxlan" in options.arguments()
+    assert options.shown()["trusted-subnets"] == "10.0.0.0/8,fd00::/8"
+    assert Options.parse(where=WHERE).fastdp == "auto"
+
+
 def test_an_ipv6_universe_is_allowed() -> None:
     options = Options.parse(ipalloc_range="fd00:1::/64", where=WHERE)
     assert options.default_subnet.version == 6
@@ -54,6 +63,9 @@ def test_an_ipv6_universe_is_allowed() -> None:
         ({"mtu": 575}, "576 to"),
         ({"mtu": 70_000}, "576 to"),
         ({"connection_limit": 0}, "1 to 4096"),
+        ({"fastdp": "ovs"}, "expected one of auto, vxlan, off"),
+        ({"trusted_subnets": "10.0.0.1/8"}, "did you mean 10.0.0.0/8"),
+        ({"trusted_subnets": "10.0.0.0/8,office"}, "not a subnet"),
         ({"bridge": ""}, "cannot name an interface"),
         ({"bridge": "sixteen-letters-"}, "cannot name an interface"),
         ({"bridge": "a/b"}, "cannot name an interface"),

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from typing import Any
 
-from router.shell.netlink import HostError, MissingRights
+from weavepy.kernel.netlink import HostError, MissingRights
 
 NFT_TIMEOUT_S = 20.0
 

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from router.shell.netlink import (
+from tests.namespaces import Namespaces, can_make_namespaces
+from weavepy.kernel.netlink import (
     NLM_F_DUMP_INTR,
     KernelRefused,
     dumped,
@@ -19,13 +21,24 @@ from router.shell.netlink import (
     links,
     netlink,
 )
-from tests.router.shell.conftest import World
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Namespaces]:
+    if not can_make_namespaces():
+        pytest.skip("needs root, to make network namespaces")
+    made = Namespaces()
+    try:
+        yield made
+    finally:
+        made.remove()
+
 
 BESIDE_UVLOOP = """
 import asyncio, warnings
 from concurrent.futures import ThreadPoolExecutor
 import uvloop
-from router.shell.netlink import links, netlink
+from weavepy.kernel.netlink import links, netlink
 
 def names():
     with netlink() as route:
@@ -85,8 +98,9 @@ def test_a_refusal_says_what_was_being_done() -> None:
 
 
 @pytest.mark.root
-def test_a_table_that_changes_while_it_is_read_is_read_again(world: World) -> None:
+def test_a_table_that_changes_while_it_is_read_is_read_again(namespaces: Namespaces) -> None:
     """Links come and go all the time; what is returned carries the kernel's mark nowhere."""
+    host = namespaces.add("host")
     stop = threading.Event()
     marks: list[bool] = []
 
@@ -112,9 +126,9 @@ def test_a_table_that_changes_while_it_is_read_is_read_again(world: World) -> No
                 assert not marks[-1]
 
     with ThreadPoolExecutor(1) as other:
-        running = other.submit(world.on_host, come_and_go)
+        running = other.submit(namespaces.inside, host, come_and_go)
         try:
-            world.on_host(read)
+            namespaces.inside(host, read)
         finally:
             stop.set()
         running.result(timeout=20)

@@ -1,0 +1,96 @@
+"""To whom there should be a tunnel, and if not, why; and what we tell the peer about it.
+
+A tunnel needs a session, so that we know an address that is the peer's; a direct link, as
+relaying is sleeve's work; short ids, of which its network id is made; and both ends' will.
+"""
+
+from collections.abc import Collection, Mapping
+
+from fastdp.core.effects import TellPeer, Tunnel, network_id
+from fastdp.core.messages import MAX_REASON_LENGTH, Offer, encode_offer
+from fastdp.core.path import Path, Phase
+from fastdp.core.policy import Policy
+from weavepy.base.names import PeerName
+
+MAX_TUNNELS = 900
+"""A Linux bridge has 1,023 ports, and containers need some."""
+
+OFFER_REPEAT_S = 10.0
+
+
+class Choice:
+    def __init__(self, policy: Policy, mtu_bytes: int, port: int) -> None:
+        self._policy = policy
+        self._mtu_bytes = mtu_bytes
+        self._port = port
+        self._ourself = 0
+        self._short_ids: Mapping[PeerName, int] = {}
+        self._direct: Mapping[PeerName, None] = {}
+
+    def update(
+        self, ourself: int, short_ids: Mapping[PeerName, int], direct: Collection[PeerName]
+    ) -> None:
+        """Our short id (0: none yet), those of all reachable peers, and who is a neighbour."""
+        self._ourself = ourself
+        self._short_ids = short_ids
+        self._direct = dict.fromkeys(direct)
+
+    def tunnel_to(self, path: Path, tunnels: int) -> Tunnel | None:
+        """The tunnel that there should be beside `tunnels` others; if None, `path.refusal` says
+        why.
+
+        What is not known does not end a tunnel that carries: it works without sleeve, and its
+        heartbeats tell whether it does. Only a peer that others relay to must not have one.
+        """
+        short_id = self._short_ids.get(path.peer, 0)
+        path.refusal = self._refusal(path, short_id)
+        if path.refusal:
+            return None
+        path.refusal = self._unknown(path, short_id)
+        if path.refusal:
+            return path.tunnel if path.phase is Phase.CARRYING else None
+        path.refusal = self._their_refusal(path)
+        if not path.refusal and path.tunnel is None and tunnels >= MAX_TUNNELS:
+            path.refusal = f"behind {MAX_TUNNELS} others"
+        if path.refusal:
+            return None
+        return Tunnel(path.peer, short_id, network_id(self._ourself, short_id), path.host)
+
+    def offer_to(self, path: Path, now: float) -> list[TellPeer]:
+        """Ours, if the peer has not heard it or has not said anything itself."""
+        if not path.connected or not path.host:
+            path.offered = None
+            return []
+        refusal = self._policy.refusal(path.host)[:MAX_REASON_LENGTH]
+        offer = Offer(not refusal, refusal, path.token, self._mtu_bytes, self._port, path.host)
+        waits = path.theirs is None and self._policy.enabled
+        if offer == path.offered and not (waits and now >= path.repeat_at):
+            return []
+        path.offered = offer
+        path.repeat_at = now + OFFER_REPEAT_S
+        return [TellPeer(path.peer, encode_offer(offer))]
+
+    def _refusal(self, path: Path, short_id: int) -> str:
+        if path.left:
+            return "the other end has left the mesh"
+        if short_id and path.peer not in self._direct:
+            return "frames are relayed: there is no direct link"
+        return self._policy.refusal(path.host) if path.host else ""
+
+    def _unknown(self, path: Path, short_id: int) -> str:
+        if not path.host:
+            return "there is no session"
+        if not short_id or not self._ourself:
+            return "there is no link yet"
+        if path.theirs is None:
+            return "the other end has said nothing of a fast path"
+        return ""
+
+    def _their_refusal(self, path: Path) -> str:
+        offer = path.theirs
+        assert offer is not None
+        if not offer.willing:
+            return f"the other end does not want a fast path: {offer.reason}"
+        if offer.port != self._port:
+            return f"the other end has VXLAN on UDP port {offer.port}, and we on {self._port}"
+        return ""

@@ -1,0 +1,1 @@
+"""What touches the kernel for the fast path: tunnels, the guard before them, heartbeats."""

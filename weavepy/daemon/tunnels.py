@@ -1,0 +1,167 @@
+"""Performs what the fast path's core asks of the kernel: calls of the driver, and heartbeats.
+
+The driver's calls block, so they go to the router's netlink thread, which takes them in the order
+in which the core asked; what comes of each goes back to the core as an input.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor
+from functools import partial
+
+from fastdp.core.effects import (
+    AdoptedTunnel,
+    Arrange,
+    Carry,
+    FastEffect,
+    Point,
+    ReadMacs,
+    Retire,
+    SendHeartbeat,
+    TunnelEffect,
+)
+from fastdp.core.paths import FastPaths
+from fastdp.core.policy import Policy
+from fastdp.shell.driver import Arranged, Counters, Driver
+from fastdp.shell.heartbeat import HeartbeatSocket
+from weavepy.base.errors import WeavepyError
+from weavepy.base.names import PeerName
+
+log = logging.getLogger(__name__)
+
+COUNTERS_S = 1.0
+"""Counters shown may be so old: reading them takes some milliseconds, and status is asked for
+often."""
+
+Input = Callable[[FastPaths, float], Collection[FastEffect]]
+"""Something to tell the core."""
+
+
+def prepare(driver: Driver, policy: Policy) -> tuple[Policy, list[AdoptedTunnel]]:
+    """What there is at start: the policy, now with the driver's word, and earlier tunnels.
+
+    Where the fast path is not used, tunnels of an earlier run end here. Blocks.
+    """
+    if policy.enabled:
+        unavailable = driver.available()
+        if not unavailable:
+            return policy, driver.adopt()
+        policy = policy.without_driver(unavailable)
+        log.warning("no fast path, frames travel by sleeve: %s", unavailable)
+    try:
+        if driver.adopt():
+            driver.remove_all()
+    except WeavepyError as error:
+        log.warning("tunnels of an earlier run may be left: %s", error)
+    return policy, []
+
+
+class Tunnels:
+    def __init__(self, driver: Driver, thread: Executor, tell: Callable[[Input], None]) -> None:
+        """`tell` gives the core an input, on the event loop."""
+        self._driver = driver
+        self._thread = thread
+        self._tell = tell
+        self._heartbeats: HeartbeatSocket | None = None
+        self._counters = Counters({}, {})
+        self._counters_until = 0.0
+        self._in_use = False
+        """The driver was asked to arrange tunnels, and has its guard there."""
+        self._closed = False
+
+    def perform(self, effect: TunnelEffect) -> None:
+        if isinstance(effect, SendHeartbeat):
+            if self._heartbeats is not None:
+                self._heartbeats.send(effect.peer, effect.payload, effect.frame_bytes)
+            return
+        self._in_use = True
+        loop = asyncio.get_running_loop()
+        work: asyncio.Future[Input | None] = loop.run_in_executor(
+            self._thread, partial(self._drive, effect)
+        )
+        work.add_done_callback(self._done)
+
+    async def counters(self) -> Counters:
+        """Those of the driver; none where it is not used."""
+        if not self._in_use:
+            return self._counters
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._counters_until:
+            self._counters_until = loop.time() + COUNTERS_S
+            try:
+                self._counters = await loop.run_in_executor(self._thread, self._driver.counters)
+            except WeavepyError as error:
+                log.warning("the fast path's counters cannot be read: %s", error)
+        return self._counters
+
+    async def close(self, *, keep: bool) -> None:
+        """Without `keep`, nothing of the fast path is left behind."""
+        self._closed = True
+        if self._heartbeats is not None:
+            self._heartbeats.close()
+        if not keep:
+            loop = asyncio.get_running_loop()
+            try:
+                await loop.run_in_executor(self._thread, self._driver.remove_all)
+            except WeavepyError as error:
+                log.error("tunnels may be left: %s", error)
+
+    # --- on the netlink thread -----------------------------------------------------------------
+
+    def _drive(self, effect: TunnelEffect) -> Input | None:
+        driver = self._driver
+        error = ""
+        macs: list[bytes] = []
+        try:
+            match effect:
+                case Arrange(tunnels=tunnels, mtu_bytes=mtu_bytes):
+                    return partial(self._arranged, driver.arrange(tunnels, mtu_bytes))
+                case ReadMacs(peer=peer):
+                    macs = driver.macs(peer)
+                case Carry(peer=peer, macs=wanted):
+                    driver.carry(peer, wanted)
+                case Retire(peer=peer, macs=wanted):
+                    driver.retire(peer, wanted)
+                case Point(peer=peer, macs=wanted):
+                    driver.point(peer, wanted)
+        except (WeavepyError, OSError) as refusal:
+            error = str(refusal)
+        return _answer(effect, error, macs)
+
+    # --- on the event loop ---------------------------------------------------------------------
+
+    def _done(self, work: "asyncio.Future[Input | None]") -> None:
+        if self._closed:
+            return
+        answer = work.result()
+        if answer is not None:
+            self._tell(answer)
+
+    def _arranged(self, arranged: Arranged, paths: FastPaths, now: float) -> Collection[FastEffect]:
+        for repair in arranged.repairs:
+            log.warning("repaired a tunnel: %s", repair)
+        if self._heartbeats is None and arranged.ports:
+            self._heartbeats = HeartbeatSocket(self._heard)
+            self._heartbeats.start()
+        if self._heartbeats is not None:
+            self._heartbeats.set_ports(arranged.ports)
+        return paths.handle_arranged(arranged.errors, "", now)
+
+    def _heard(self, peer: PeerName, payload: bytes) -> None:
+        self._tell(lambda paths, now: paths.handle_heartbeat(peer, payload, now))
+
+
+def _answer(effect: TunnelEffect, error: str, macs: list[bytes]) -> Input | None:
+    """What the core wants to hear of a call that went well or not."""
+    match effect:
+        case Arrange():
+            return lambda paths, now: paths.handle_arranged({}, error, now)
+        case ReadMacs(peer=peer):
+            return lambda paths, now: paths.handle_macs(peer, macs, now)
+        case Carry(peer=peer):
+            return lambda paths, now: paths.handle_carried(peer, error, now)
+        case Retire(peer=peer):
+            return lambda paths, now: paths.handle_retired(peer, error, now)
+        case _:
+            return None
