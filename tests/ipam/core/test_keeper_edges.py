@@ -269,3 +269,25 @@ def test_who_leaves_or_has_no_disk_merges_nothing() -> None:
     broken.do(broken.ipam.handle_disk("", broken.now))
     broken.wait(30.0)
     assert len(broken.ring) == 2
+
+
+def test_when_another_takes_over_it_is_asked_at_once_for_what_was_waited_for() -> None:
+    host = Host(3)
+    nothing = host.codec.encode(Update(ring_id=RING))
+    for number in range(1, 6):
+        host.claim(number, number, f"c{number}")
+    host.reach(B)
+    said = host.allocate(9, "late")
+    for _ in range(2):
+        ((peer, ask),) = said.sent
+        assert peer == B
+        assert isinstance(ask, SpaceRequest)
+        said = host.hear(B, Answer(ask.id, False, "no-space", "none", nothing))
+    assert "waiting for host3" in host.reason()
+    ((_, first),) = host.do(host.ipam.take_over(10, C, False, 99.0, host.now)).sent
+    assert isinstance(first, ConsentRequest)
+    accepted = (1, _raw(B), _raw(B), 1)
+    ((_, second),) = host.hear(B, ConsentAnswer(first.id, True, "", "", 1, accepted, b"")).sent
+    assert isinstance(second, ConsentRequest)
+    said = host.hear(B, ConsentAnswer(second.id, True, "", "", 1, accepted, b""))
+    assert [peer for peer, message in said.sent if isinstance(message, SpaceRequest)] == [B]

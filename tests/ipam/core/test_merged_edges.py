@@ -261,5 +261,5 @@ def test_what_an_entry_replaces_and_absorbs_is_returned() -> None:
 
 def test_a_merged_entry_that_was_replaced_absorbs_nothing_any_more() -> None:
     ring = ring_of(entry(0, 16, 1))
-    ring.join([entry(0, 2, 1, version=2), entry(2, 14, 0, epoch=1)])
+    ring.join([entry(0, 2, epoch=1), entry(2, 14, epoch=1)])
     assert ring.join([entry(4, 4, 0, epoch=0)]) != []

@@ -288,3 +288,11 @@ def test_while_those_who_were_not_heard_might_be_a_majority_it_goes_on(
         assert check.next_at() == 105.0
         check.ask(reach(B), 105.0)
         assert check.passed
+
+
+def test_beside_a_copy_who_did_not_answer_in_time_is_not_waited_for_by_name() -> None:
+    check = RestartCheck(Random(1))
+    check.handle_copied([B], 100.0)
+    check.ask(reach(B), 100.0)
+    check.ask(NOBODY, 696.0)
+    assert "looking for peers" in check.reason(700.5)

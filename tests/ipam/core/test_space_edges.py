@@ -201,3 +201,10 @@ def test_a_space_that_contradicts_itself_is_noticed(break_it: str) -> None:
     setattr(made, break_it, {"_free_count": 3, "_starts": [0, 5, 9], "_usable": []}[break_it])
     with pytest.raises(AssertionError):
         made.check()
+
+
+def test_nothing_is_kept_of_owners_that_are_gone() -> None:
+    made = used(space((0, 8)), 1, 2)
+    made.forget(1)
+    made.forget(2)
+    assert not made._by_owner
