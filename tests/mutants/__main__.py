@@ -149,7 +149,8 @@ def run(baseline: Baseline, options: argparse.Namespace) -> bool:
             print(f"{verdict}: {mutant.path}:{mutant.first_line} {mutant.name}", flush=True)
         if done % 200 == 0:
             print(f"{done}/{len(todo)}", file=sys.stderr, flush=True)
-    return table(count)
+    enough = table(count)
+    return not any(found["killed"] for found in count.values()) if options.unchanged else enough
 
 
 def verdicts(
@@ -194,11 +195,12 @@ def notices(baseline: Baseline, mutant: Mutant, tree: ast.Module, names: list[st
     code = compile(tree, str(mutant.path.resolve()), "exec")
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    if not mutant.function:
+    function = baseline.functions.get((code.co_filename, mutant.function))
+    new = code_of(mutant.function, code) if function else None
+    # Without its `super()` a function has one free variable less, and cannot get the other code.
+    if function is None or new is None or new.co_freevars != function.__code__.co_freevars:
         return import_anew(mutant, code, names)
-    new = code_of(mutant.function, code)
-    assert new is not None
-    baseline.functions[new.co_filename, mutant.function].__code__ = new
+    function.__code__ = new
     return any(fails(baseline.items[name]) for name in names)
 
 

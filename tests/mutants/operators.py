@@ -141,6 +141,7 @@ def replacements(node: ast.AST, holder: ast.AST, *, at_import: bool) -> Iterator
             for index, op in enumerate(ops):
                 swapped = [*ops[:index], COMPARISONS[type(op)](), *ops[index + 1 :]]
                 yield changed(node, ops=swapped)
+        # At import `A | B` is a type.
         case ast.BinOp(op=op) if not (at_import and isinstance(op, ast.BitOr)):
             yield changed(node, op=ARITHMETIC[type(op)]())
         case ast.AugAssign(op=op):
