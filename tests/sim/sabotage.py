@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+from ipam.core import consent
 from ipam.core.allocator import Allocator
 from ipam.core.compactor import Compactor
 from ipam.core.effects import Persist
@@ -32,10 +33,11 @@ from router.mesh.neighbours import Neighbour, Verdict
 from router.mesh.topology import Topology
 from router.overlay.broadcast import BroadcastFilter
 from router.sleeve.negotiation import Negotiator
-from tests.ipam.core import test_compactor, test_merging, test_paxos, test_ring
+from tests.ipam.core import test_compactor, test_fences, test_merging, test_paxos, test_ring
 from tests.router.mesh import test_connection, test_mesh, test_routes
 from tests.sim.plan import draw_plan
 from tests.sim.run import run_plan
+from weavepy.base.names import PeerName
 from weavepy.daemon import node as node_module
 from weavepy.daemon.node import Node
 
@@ -198,6 +200,22 @@ def promises_counted_by_round() -> Sequence[Any]:
             paxos._vote(Vote(ballot, ballot, propose()))
 
     return [patch.object(Paxos, "_accept_as_opener", accept)]
+
+
+def taking_over_without_a_fence() -> Sequence[Any]:
+    """What the dead peer wrote last, or writes when it is back, counts as much as its taker's."""
+    inherit = Ring._inherit
+
+    def inherited(ring: Ring, entry: Entry) -> tuple[PeerName, int]:
+        owner, _ = inherit(ring, entry)
+        return owner, entry.epoch
+
+    return [patch.object(Ring, "_inherit", inherited)]
+
+
+def taking_over_without_a_majority() -> Sequence[Any]:
+    """Both halves of a cut mesh declare the other dead."""
+    return [patch.object(consent, "is_majority", lambda consenting, electorate: True)]
 
 
 def hand_over_not_awaited() -> Sequence[Any]:
@@ -397,6 +415,14 @@ SABOTAGES = (
         "promises counted by round",
         promises_counted_by_round,
         found_by=test_paxos.test_at_most_one_proposal_is_ever_decided,
+    ),
+    Sabotage(
+        "take-over without a fence",
+        taking_over_without_a_fence,
+        found_by=test_fences.test_a_late_write_of_a_fenced_peer_owns_nothing,
+    ),
+    Sabotage(
+        "take-over without a majority", taking_over_without_a_majority, "rmpeer", size="small"
     ),
     Sabotage("hand-over not awaited", hand_over_not_awaited, "leave", size="large"),
     Sabotage("broadcast tree without parents", broadcast_without_choosing_parents, size="large"),

@@ -54,7 +54,7 @@ def capture(
     parts = api().capture(request)
     frames = dropped = 0
     reader = pcapng.Reader()
-    with _opened(target) as output, _until_interrupted():
+    with _until_interrupted(), _opened(target) as output:
         for part in parts:
             output.write(part)
             output.flush()
@@ -67,14 +67,17 @@ def capture(
 @contextlib.contextmanager
 def _opened(target: str) -> Iterator[BinaryIO]:
     if target == "-":
-        yield sys.stdout.buffer
+        # With a buffer of its own: what a reader that is gone did not take must not stay in that of
+        # standard output, whose last flush would fail.
+        with open(sys.stdout.fileno(), "wb", closefd=False) as output:
+            yield output
         return
     try:
-        output = Path(target).open("wb")  # noqa: SIM115 - closed below
+        file = Path(target).open("wb")  # noqa: SIM115 - closed below
     except OSError as error:
         raise WeavepyError(f"cannot write {target}: {error.strerror}") from error
-    with output:
-        yield output
+    with file:
+        yield file
 
 
 @contextlib.contextmanager

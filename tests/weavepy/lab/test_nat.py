@@ -119,8 +119,11 @@ def test_a_host_that_moves_is_reached_at_its_new_address_only(
             except TimeoutError:
                 return False
 
-        assert reached(end.address)
+        def reached_soon(address: str) -> bool:
+            return any(reached(address) for _ in range(5))
+
+        assert reached_soon(end.address)
         for away in (True, False):
             wire.move(plan, 2, away=away)
-            assert reached(end.moved_address if away else end.address)
+            assert reached_soon(end.moved_address if away else end.address)
             assert not reached(end.address if away else end.moved_address)
