@@ -57,7 +57,14 @@ BROKEN = 2
 
 CPU_LIMIT_S = 15
 MEMORY_BYTES = 3 * 2**30
-PYTEST = ["-qs", "--assert=plain", "-pno:cacheprovider", "-pno:timeout", "-oaddopts="]
+PYTEST = [
+    "-qs",
+    "--disable-warnings",
+    "--assert=plain",
+    "-pno:cacheprovider",
+    "-pno:timeout",
+    "-oaddopts=",
+]
 
 
 class Baseline:
