@@ -13,7 +13,6 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import SystemRandom
@@ -57,6 +56,7 @@ from weavepy.daemon.requests import Requests
 from weavepy.daemon.ring import RingService, init_mode, running_addresses
 from weavepy.daemon.service import RouterService
 from weavepy.daemon.tunnels import Input, Tunnels, prepare
+from weavepy.kernel.thread import KernelThread
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Router:
         self._stopping = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._undo = AsyncExitStack()
-        self._thread = ThreadPoolExecutor(1, "netlink")
+        self._thread = KernelThread()
         self._undo.callback(self._thread.shutdown)
         self._datapath: datapath.DatapathLink | None = None
         self._reported = asyncio.Event()

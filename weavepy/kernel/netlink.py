@@ -4,7 +4,7 @@ pyroute2 0.9 is asyncio inside, also behind its synchronous `IPRoute`: each call
 loop to completion. What works beside a running uvloop, tried on Python 3.11:
 
 - On a thread whose loop runs, nothing does ("this event loop is already running"). So all of
-  this belongs on a worker thread; the daemon keeps one for it.
+  this belongs on a worker thread; the daemon keeps one for it (`thread.py`).
 - On a worker thread IPRoute makes its loop by the process-wide policy. If that is uvloop's, it
   fails, because uvloop has no netlink transport ("cannot open a UDP handle, invalid family
   16"). So `netlink()` brings its own selector loop, and the policy does not matter.
