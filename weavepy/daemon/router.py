@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 TAP = "weavetap"
 
 DATAPATH_RETRY_S = 1.0
-REPAIR_INTERVAL_S = 15.0
+REPAIR_INTERVAL_S = 5.0
 RECONCILE_INTERVAL_S = 60.0
 REPORT_TIMEOUT_S = 2.0
 
@@ -175,7 +175,7 @@ class Router:
         )
         self.node = Node(mesh, ipam, negotiator, self, self.paths)
         self.ring = RingService(self.node, self.requests, options, self.changed, self.store)
-        self.attachments = Attachments(self.host, self.ring, self._thread, self.mtu_bytes)
+        self.attachments = Attachments(self.host, self.ring, self._thread, self.mtu_bytes, TAP)
         self.capturing = Capturing(mesh, lambda: self._datapath)
         self.benching = benching.Benching(mesh, self.attachments, self._tell_bench)
         self._timer = Timer(self.node.next_deadline, self._fire)
@@ -371,12 +371,17 @@ class Router:
         self._tasks[name] = asyncio.create_task(work, name=name)
 
     async def _repair_for_ever(self) -> None:
-        """Now and then, and at once after a start: somebody may have flushed our filters."""
+        """Now and then, and at once after a start: others change what is ours."""
+        said = ""
         while True:
             try:
-                await self.attachments.repair()
+                if await self.attachments.repair():
+                    self._tell_paths(FastPaths.handle_ports_changed)
+                said = ""
             except WeavepyError as error:
-                log.error("containers are not as they should be: %s", error)
+                if str(error) != said:
+                    log.error("containers are not as they should be: %s", error)
+                said = str(error)
             await asyncio.sleep(REPAIR_INTERVAL_S)
 
     async def _reconcile_for_ever(self) -> None:

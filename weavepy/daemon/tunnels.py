@@ -6,7 +6,7 @@ in which the core asked; what comes of each goes back to the core as an input.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from functools import partial
 
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 COUNTERS_S = 1.0
 """Counters shown may be so old: reading them takes some milliseconds, and status is asked for
 often."""
+
+MAX_NAMED = 5
+"""Repairs of tunnels that one line of the log names."""
 
 Input = Callable[[FastPaths, float], Collection[FastEffect]]
 """Something to tell the core."""
@@ -139,8 +142,8 @@ class Tunnels:
             self._tell(answer)
 
     def _arranged(self, arranged: Arranged, paths: FastPaths, now: float) -> Collection[FastEffect]:
-        for repair in arranged.repairs:
-            log.warning("repaired a tunnel: %s", repair)
+        if arranged.repairs:
+            log.warning("repaired tunnels: %s", _listed(arranged.repairs))
         if self._heartbeats is None and arranged.ports:
             self._heartbeats = HeartbeatSocket(self._heard)
             self._heartbeats.start()
@@ -150,6 +153,11 @@ class Tunnels:
 
     def _heard(self, peer: PeerName, payload: bytes) -> None:
         self._tell(lambda paths, now: paths.handle_heartbeat(peer, payload, now))
+
+
+def _listed(repairs: Sequence[str]) -> str:
+    more = f" and {len(repairs) - MAX_NAMED} more" if len(repairs) > MAX_NAMED else ""
+    return "; ".join(repairs[:MAX_NAMED]) + more
 
 
 def _answer(effect: TunnelEffect, error: str, macs: list[bytes]) -> Input | None:
