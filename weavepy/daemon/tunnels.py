@@ -44,7 +44,7 @@ Input = Callable[[FastPaths, float], Collection[FastEffect]]
 def prepare(driver: Driver, policy: Policy) -> tuple[Policy, list[AdoptedTunnel]]:
     """What there is at start: the policy, now with the driver's word, and earlier tunnels.
 
-    Where the fast path is not used, tunnels of an earlier run end here. Blocks.
+    Where the fast path is not used, tunnels of an earlier run and their guard end here. Blocks.
     """
     if policy.enabled:
         unavailable = driver.available()
@@ -53,7 +53,7 @@ def prepare(driver: Driver, policy: Policy) -> tuple[Policy, list[AdoptedTunnel]
         policy = policy.without_driver(unavailable)
         log.warning("no fast path, frames travel by sleeve: %s", unavailable)
     try:
-        if driver.adopt():
+        if driver.left():
             driver.remove_all()
     except WeavepyError as error:
         log.warning("tunnels of an earlier run may be left: %s", error)
