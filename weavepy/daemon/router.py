@@ -210,8 +210,13 @@ class Router:
     def _mtus(self) -> tuple[int, int]:
         """The underlay's MTU, and the overlay's that follows or was asked for."""
         peers = [parse_address(text, self.options.port).host for text in self.options.peers]
-        underlay_mtu = underlay.underlay_mtu(peers, ours=(self.options.bridge, TAP))
-        overlay = underlay.overlay_mtu(underlay_mtu, vxlan=self.options.fastdp == "vxlan")
+        ours = (self.options.bridge, TAP)
+        underlay_mtu = underlay.underlay_mtu(peers, ours=ours)
+        overhead_bytes = underlay.OVERHEAD_BYTES
+        if self.options.fastdp == "vxlan":
+            version = 6 if underlay.meets_by_ipv6(peers, ours=ours) else 4
+            overhead_bytes = underlay.VXLAN_OVERHEAD_BYTES[version]
+        overlay = underlay.overlay_mtu(underlay_mtu, overhead_bytes)
         if overlay.warning and self.options.mtu_bytes is None:
             log.warning("%s", overlay.warning)
         return underlay_mtu, self.options.mtu_bytes or overlay.mtu_bytes
