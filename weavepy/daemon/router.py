@@ -402,7 +402,11 @@ class Router:
         while True:
             try:
                 connection, snapshot, _ = await datapath.connect(self._datapath_options)
-                await self._on_host(lambda: self.host.enslave(TAP))
+                try:
+                    await self._on_host(lambda: self.host.enslave(TAP))
+                except WeavepyError:
+                    connection.close()
+                    raise
             except WeavepyError as error:
                 log.error("no datapath: %s", error)
                 await asyncio.sleep(DATAPATH_RETRY_S)
