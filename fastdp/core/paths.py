@@ -230,6 +230,11 @@ class FastPaths:
                 path.health.adopt(now)
         return self._settle(self._paths.values(), now)
 
+    def handle_ports_changed(self, now: float) -> list[FastEffect]:
+        """Others changed the bridge, so perhaps our tunnels: look at once, not at the next time."""
+        self._repair_at = now
+        return self._settle((), now)
+
     def handle_carried(self, peer: PeerName, error: str, now: float) -> list[FastEffect]:
         path = self._paths.get(peer)
         if path is None or path.phase is not Phase.TAKING:

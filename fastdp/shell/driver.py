@@ -66,6 +66,10 @@ class Driver(Protocol):
         """The tunnels that a router before us left. To be called before the first `arrange`."""
         ...
 
+    def left(self) -> bool:
+        """Whether a router before us left anything, tunnels or their guard."""
+        ...
+
     def arrange(self, tunnels: Sequence[Tunnel], mtu_bytes: int) -> Arranged:
         """Have exactly these tunnels. Raises `HostError` for what concerns all of them."""
         ...

@@ -17,6 +17,7 @@ next three the network id (RFC 7348); with UDP's 8 bytes before it, that is at b
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from fastdp.core.effects import Tunnel
 from fastdp.shell.device import numeric
@@ -63,13 +64,19 @@ class Guard:
             lines += [f"add rule {table} {chain} {rule}" for rule in rules]
         run_transaction("\n".join(lines) + "\n")
 
+    def is_installed(self) -> bool:
+        return self._listed() is not None
+
     def refused(self) -> dict[str, int]:
         """Datagrams dropped since the table was made, by reason."""
-        family, _, name = self._table.partition(" ")
-        return counters(list_table(family, name) or [])
+        return counters(self._listed() or [])
 
     def remove(self) -> None:
         run_transaction(f"add table {self._table}\ndelete table {self._table}\n")
+
+    def _listed(self) -> list[dict[str, Any]] | None:
+        family, _, name = self._table.partition(" ")
+        return list_table(family, name)
 
     def _chains(self) -> dict[str, tuple[str, Sequence[str]]]:
         """Called chains first: a rule may only go to a chain that is there."""

@@ -100,6 +100,10 @@ class VxlanDriver:
             for peer, device in found.items()
         ]
 
+    def left(self) -> bool:
+        with explained("looking for tunnels"):
+            return bool(self._ours()) or self._guard.is_installed()
+
     def arrange(self, tunnels: Sequence[Tunnel], mtu_bytes: int) -> Arranged:
         # Before the devices: what they take in has passed the guard from the first datagram on.
         self._guard.install(tunnels)

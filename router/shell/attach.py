@@ -72,6 +72,8 @@ class AttachmentFacts:
     """The path still leads to the namespace that the veth goes to."""
     filtered: bool
     """Its filter is in force; if not, attaching again restores it."""
+    on_bridge: bool = True
+    """If not, somebody took it out, or deleted the bridge; attaching again puts it back."""
 
 
 def attach(
@@ -97,8 +99,8 @@ def attach(
         master = required_bridge(route, bridge)
         host_interface = host_interface_name(bridge, descriptor, interface)
         link = find_link(route, host_interface)
-        if link is not None and (not link.alias or link.master != master.index):
-            # What an attach that was killed half way has left.
+        if link is not None and (not link.alias or link.master not in (0, master.index)):
+            # What an attach that was killed half way has left, or somebody gave away.
             route.link("del", index=link.index)
             link = None
         assigned: frozenset[IpInterface] = frozenset()
@@ -153,19 +155,27 @@ def attach(
 
 
 def attachments(bridge: str, filters: Filters | None) -> list[AttachmentFacts]:
-    """Every attachment of this bridge, from the kernel alone, sorted by owner."""
+    """Every attachment of this bridge, from the kernel alone, sorted by owner.
+
+    Those as well that are on no bridge, if they were made for this one: what runs in a container
+    goes on using its addresses.
+    """
     ports = filters.ports() if filters is not None else {}
     found = []
     with explained("listing attachments"), netlink() as route:
         master = find_link(route, bridge)
-        if master is None:
-            return []
         for link in links(route):
             known = _parse_alias(link.alias)
-            if known is None or link.master != master.index:
+            if known is None:
                 continue
             owner, interface, mac, namespace = known
             port = ports.get(link.name)
+            on_bridge = master is not None and link.master == master.index
+            if not on_bridge and (
+                link.master
+                or (port is None and not _made_for(bridge, namespace, interface, link.name))
+            ):
+                continue
             found.append(
                 AttachmentFacts(
                     owner,
@@ -176,6 +186,7 @@ def attachments(bridge: str, filters: Filters | None) -> list[AttachmentFacts]:
                     in_order(port.addresses if port else _inside(namespace, interface)),
                     alive=_leads_to(route, namespace, link),
                     filtered=port is not None,
+                    on_bridge=on_bridge,
                 )
             )
     return sorted(found, key=lambda facts: (facts.owner, facts.interface, facts.host_interface))
@@ -303,6 +314,14 @@ def _inside(namespace: Path, interface: str) -> list[IpInterface]:
             return namespaces.run_inside(descriptor, lambda: addresses_of(interface))
     except HostError:
         return []
+
+
+def _made_for(bridge: str, namespace: Path, interface: str, host_interface: str) -> bool:
+    try:
+        with namespaces.opened(namespace) as descriptor:
+            return host_interface_name(bridge, descriptor, interface) == host_interface
+    except HostError:
+        return False
 
 
 def _leads_to(route: Any, namespace: Path, link: Link) -> bool:

@@ -72,25 +72,21 @@ def random_mac() -> str:
     return octets.hex(":")
 
 
-def ensure_bridge(name: str, mtu_bytes: int) -> None:
+def ensure_bridge(name: str, mtu_bytes: int, mac: str = "") -> None:
+    """One that is made here gets this MAC, or a random one."""
     with explained(f"setting up the bridge {name}"), netlink() as route:
         link = find_link(route, name)
         if link is None:
-            route.link("add", ifname=name, kind="bridge", address=random_mac())
+            route.link("add", ifname=name, kind="bridge", address=mac or random_mac())
             link = required(route, name)
         if link.kind != "bridge":
             raise NotABridge(
                 f"the interface {name} exists and is not a bridge: remove it or choose another "
                 "name with --bridge"
             )
-        route.link(
-            "set",
-            index=link.index,
-            kind="bridge",
-            br_stp_state=0,
-            br_forward_delay=0,
-            br_mcast_snooping=0,
-        )
+        # First of all: with a spanning tree the kernel refuses to do without a delay.
+        route.link("set", index=link.index, kind="bridge", br_stp_state=0)
+        route.link("set", index=link.index, kind="bridge", br_forward_delay=0, br_mcast_snooping=0)
         _quiet_ipv6(name)
         set_sysctl(f"ipv4/conf/{name}/promote_secondaries", 1)
         if link.mtu_bytes != mtu_bytes:
@@ -99,8 +95,12 @@ def ensure_bridge(name: str, mtu_bytes: int) -> None:
             route.link("set", index=link.index, state="up")
 
 
-def enslave(bridge: str, interface: str) -> None:
-    """Make the interface (the tap) a port of the bridge, up, without addresses of its own."""
+def enslave(bridge: str, interface: str, *, isolated: bool = False) -> bool:
+    """Make the interface a port of the bridge, up, without addresses; False if it was one already.
+
+    An isolated port passes frames to and from ports that are not. So the TAP and the tunnels of the
+    fast path must be, and the interface is down until it is.
+    """
     with explained(f"making {interface} a port of {bridge}"), netlink() as route:
         master = required_bridge(route, bridge)
         port = find_link(route, interface)
@@ -111,7 +111,14 @@ def enslave(bridge: str, interface: str) -> None:
                 f"{interface} is already a port of another bridge or bond: take it out first "
                 f"(`ip link set {interface} nomaster`)"
             )
+        joins = port.master == 0
+        if joins and isolated:
+            set_sysctl(f"ipv6/conf/{port.name}/disable_ipv6", 1)
+            route.link("set", index=port.index, state="down", master=master.index)
+            route.brport("set", index=port.index, isolated=1)
+            port = required(route, interface)
         add_port(route, master, port)
+        return joins
 
 
 def add_port(route: Any, master: Link, port: Link) -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from router.sleeve.messages import (
     ToDatapath,
     from_datapath_decoder,
 )
-from router.sleeve.parts import Joiner, packets
+from router.sleeve.parts import MAX_PARTS, PART_BYTES, Joiner, packets
 from weavepy.base.errors import ProtocolError, WeavepyError
 from weavepy.base.wire import encode
 
@@ -34,6 +35,13 @@ log = logging.getLogger(__name__)
 
 REPORT = Report()
 START_TIMEOUT_S = 10.0
+HUNG_S = 5.0
+"""A datapath that runs and does not answer for so long is killed; on a busy machine it is slow."""
+
+MAX_UNSENT_BYTES = 2 * MAX_PARTS * PART_BYTES
+"""What may wait for the datapath to take it: two messages of the largest kind. It takes what comes
+within milliseconds, so one that lets so much lie hangs."""
+
 _POLL_S = 0.05
 
 
@@ -84,7 +92,10 @@ class DatapathOptions:
 
 
 class DatapathLink:
-    """A connection to a running datapath; `received` and `lost` are called from the event loop."""
+    """A connection to a running datapath; `received` and `lost` are called from the event loop.
+
+    Neither is called while a caller is in `send`.
+    """
 
     def __init__(
         self,
@@ -95,7 +106,8 @@ class DatapathLink:
         self._socket = connection
         self._received = received
         self._lost = lost
-        self._unsent: list[tuple[bytes, socket.socket | None]] = []
+        self._unsent: deque[tuple[bytes, socket.socket | None]] = deque()
+        self._unsent_bytes = 0
         self._joiner = Joiner(from_datapath_decoder)
         connection.setblocking(False)
         asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
@@ -113,7 +125,13 @@ class DatapathLink:
             return
         self._unsent += [(packet, None) for packet in first]
         self._unsent.append((last, passed))
+        self._unsent_bytes += sum(map(len, first)) + len(last)
         self._write()
+        if self._unsent_bytes > MAX_UNSENT_BYTES:
+            waiting = self._unsent_bytes
+            self.close()
+            reason = f"it hangs: {waiting} bytes wait for it to take them"
+            asyncio.get_running_loop().call_soon(self._lost, reason)
 
     def close(self) -> None:
         """The datapath goes on without us."""
@@ -124,6 +142,7 @@ class DatapathLink:
         loop.remove_reader(descriptor)
         loop.remove_writer(descriptor)
         self._socket.close()
+        self._forget_unsent()
 
     def _read(self) -> None:
         for _ in range(64):
@@ -159,12 +178,20 @@ class DatapathLink:
                 loop.add_writer(self._socket.fileno(), self._write)
                 return
             except OSError:
-                self._unsent.clear()  # the reader hears of it and reports
+                self._forget_unsent()  # the reader hears of it and reports
                 break
             if passed is not None:
                 passed.close()
-            del self._unsent[0]
+            self._unsent.popleft()
+            self._unsent_bytes -= len(data)
         loop.remove_writer(self._socket.fileno())
+
+    def _forget_unsent(self) -> None:
+        for _, passed in self._unsent:
+            if passed is not None:
+                passed.close()
+        self._unsent.clear()
+        self._unsent_bytes = 0
 
     def _gone(self, reason: str) -> None:
         self.close()
@@ -174,9 +201,10 @@ class DatapathLink:
 async def connect(options: DatapathOptions) -> tuple[socket.socket, Snapshot, bool]:
     """Return a connection, what the datapath has, and whether it was running already.
 
-    A datapath that runs with other options (another port, another TAP) is ended first.
+    A datapath that runs with other options (another port, another TAP) is ended first, and so is
+    one that hangs: TAP and port can be only one's.
     """
-    found = await _try(options)
+    found = await _try_running(options)
     if found is not None:
         connection, snapshot = found
         if options.fits(snapshot):
@@ -203,6 +231,34 @@ async def connect(options: DatapathOptions) -> tuple[socket.socket, Snapshot, bo
     raise DatapathError(f"the datapath did not answer within {START_TIMEOUT_S:g} s")
 
 
+async def _try_running(
+    options: DatapathOptions,
+) -> tuple[socket.socket, Snapshot] | None:
+    """None if no datapath runs, any more."""
+    deadline = asyncio.get_running_loop().time() + HUNG_S
+    while True:
+        found, pid = await _try(options), running_pid(options)
+        if found is not None or pid is None:
+            return found
+        if asyncio.get_running_loop().time() >= deadline:
+            log.warning("the datapath (pid %d) hangs: it is killed", pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await until_gone(pid)
+            return None
+        await asyncio.sleep(_POLL_S)
+
+
+def running_pid(options: DatapathOptions) -> int | None:
+    """Of the datapath with this socket; its number may by now be that of another program."""
+    try:
+        pid = int(options.pid_file.read_text())
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if os.fsencode(options.socket) in arguments else None
+
+
 def _start(options: DatapathOptions) -> "subprocess.Popen[bytes]":
     with options.log_file.open("ab") as output:
         process = subprocess.Popen(
@@ -222,10 +278,10 @@ async def _try(options: DatapathOptions) -> tuple[socket.socket, Snapshot] | Non
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MAX_MESSAGE_BYTES)
         connection.setblocking(False)
-        await loop.sock_connect(connection, str(options.socket))
         joiner = Joiner(from_datapath_decoder)
         message = None
         async with asyncio.timeout(2.0):
+            await loop.sock_connect(connection, str(options.socket))
             while message is None:
                 message = joiner.take(await loop.sock_recv(connection, MAX_MESSAGE_BYTES))
     except (OSError, TimeoutError, ProtocolError):

@@ -66,7 +66,7 @@ def hide(bridge: str, unwanted: Iterable[IpInterface]) -> tuple[IpInterface, ...
         if link is None:
             return ()
         gone = tuple(it for it in unwanted if remove_address(route, link.index, it))
-        if _masqueraded(bridge):
+        if is_masqueraded(bridge):
             _masquerade(bridge, addresses(route, link.index))
         return gone
 
@@ -78,7 +78,7 @@ def exposed(bridge: str) -> tuple[IpInterface, ...]:
         return tuple(addresses(route, link.index)) if link is not None else ()
 
 
-def _masqueraded(bridge: str) -> bool:
+def is_masqueraded(bridge: str) -> bool:
     try:
         objects = list_table("inet", table_name(bridge)) or []
     except NftMissing:

@@ -13,12 +13,14 @@ from pathlib import Path
 from router.shell import attach as attaching
 from router.shell import bridge as bridging
 from router.shell import expose as exposing
+from router.shell import mend as mending
 from router.shell import namespaces
 from router.shell.attach import AttachmentFacts
 from router.shell.filters import MESH_PORTS, Filters
+from router.shell.mend import Seen
 from weavepy.kernel.netlink import HostError, IpInterface
 
-__all__ = ["AttachmentFacts", "Host"]
+__all__ = ["AttachmentFacts", "Host", "Seen"]
 
 DEFAULT_INTERFACE = "ethwe"
 
@@ -48,8 +50,19 @@ class Host:
         for facts in self.attachments():
             attaching.set_mtu(facts, mtu_bytes)
 
-    def enslave(self, interface: str) -> None:
-        bridging.enslave(self.bridge, interface)
+    def enslave(self, tap: str) -> None:
+        bridging.enslave(self.bridge, tap, isolated=True)
+
+    def look(self) -> Seen | None:
+        """What `mend` has to know of the bridge, should it be deleted; None if there is none."""
+        return mending.look(self.bridge)
+
+    def mend(self, before: Seen, tap: str, mtu_bytes: int) -> list[str]:
+        """Undo what others did to the bridge since `before`, and say what that was.
+
+        Containers without a filter stay off the bridge; `attach` mends these.
+        """
+        return mending.mend(self.bridge, self._filters, before, tap, mtu_bytes)
 
     def remove_bridge(self) -> bool:
         """With all attachments and filters, exposed addresses included; False if none was."""

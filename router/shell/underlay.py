@@ -16,8 +16,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from weavepy.kernel.netlink import HostError, Link, addresses, explained, links, netlink, routes
 
 OVERHEAD_BYTES = 100
-VXLAN_OVERHEAD_BYTES = 50
-"""Over IPv4: outer IP 20 + UDP 8 + VXLAN 8 + inner Ethernet 14."""
+VXLAN_OVERHEAD_BYTES = {4: 50, 6: 70}
+"""By IP version: outer IP 20 or 40 + UDP 8 + VXLAN 8 + inner Ethernet 14."""
 MINIMUM_OVERLAY_MTU_BYTES = 1280
 """What IPv6 requires of every link. On a smaller underlay sleeve fragments."""
 
@@ -49,16 +49,15 @@ class Interface:
     addresses: tuple[str, ...]
 
 
-def overlay_mtu(underlay_mtu_bytes: int, *, vxlan: bool = False) -> OverlayMtu:
-    """1500 gives 1400, 9000 gives 8900; for what is made for `vxlan` first of all, 50 more."""
-    overhead_bytes = VXLAN_OVERHEAD_BYTES if vxlan else OVERHEAD_BYTES
+def overlay_mtu(underlay_mtu_bytes: int, overhead_bytes: int = OVERHEAD_BYTES) -> OverlayMtu:
+    """1500 gives 1400, 9000 gives 8900, unless only what is made for VXLAN has to fit."""
     mtu_bytes = min(underlay_mtu_bytes - overhead_bytes, MAXIMUM_OVERLAY_MTU_BYTES)
     if mtu_bytes >= MINIMUM_OVERLAY_MTU_BYTES:
         return OverlayMtu(mtu_bytes, "")
     return OverlayMtu(
         MINIMUM_OVERLAY_MTU_BYTES,
         f"the underlay's MTU of {underlay_mtu_bytes} is below "
-        f"{MINIMUM_OVERLAY_MTU_BYTES + OVERHEAD_BYTES}: full-size packets travel in two pieces, "
+        f"{MINIMUM_OVERLAY_MTU_BYTES + overhead_bytes}: full-size packets travel in two pieces, "
         "which costs throughput",
     )
 
@@ -81,6 +80,22 @@ def underlay_mtu(peers: Iterable[str] = (), *, ours: Sequence[str] = ()) -> int:
                 "no network interface is up besides the loopback: bring one up, or set --mtu"
             )
         return min(link.mtu_bytes for link in out)
+
+
+def meets_by_ipv6(peers: Iterable[str], *, ours: Sequence[str] = ()) -> bool:
+    """Whether the mesh may use IPv6 between hosts: a peer's address is one, or we have one.
+
+    Ours counts even if the peers that we were given have IPv4 addresses: all hosts of a mesh should
+    come to the same answer, the first one as well, which was given none.
+    """
+    if any(":" in peer for peer in peers):
+        return True
+    with explained("reading the underlay's addresses"), netlink() as route:
+        return any(
+            address.version == 6
+            for link in _leading_out(route, links(route), ours)
+            for address in addresses(route, link.index)
+        )
 
 
 def mtu_towards(route: Any, all_links: Sequence[Link], peer: str) -> int | None:

@@ -1,5 +1,7 @@
 """A router is killed and comes back; its datapath carries every frame meanwhile."""
 
+import os
+import signal
 import time
 from functools import partial
 
@@ -7,7 +9,7 @@ import pytest
 
 from tests.e2e.conftest import MakeLab
 from tests.e2e.traffic import Stream
-from tests.e2e.waiting import connection, wait_for
+from tests.e2e.waiting import connection, wait_for, wait_for_all_pings
 from weavepy.lab import routers
 from weavepy.lab.lab import Lab
 
@@ -77,3 +79,18 @@ def test_a_router_that_hangs_is_found_out_and_its_datapath_goes_on(make_lab: Mak
             20.0,
         )
     assert stream.lost == []
+
+
+def test_a_datapath_that_hangs_is_killed_before_another_starts(make_lab: MakeLab) -> None:
+    lab = make_lab(hosts=2, containers=1)
+    hung = datapath_pid(lab, "h2")
+    assert hung is not None
+    os.kill(hung, signal.SIGSTOP)
+    lab.router("h2", "kill")
+    lab.router("h2", "start")
+
+    wait_for(lambda: datapath_pid(lab, "h2"), lambda pid: pid not in (None, hung), 20.0)
+
+    wait_for_all_pings(lab, 20.0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(hung, 0)

@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 from router.shell import containers, namespaces
 from router.shell.attach import AttachmentFacts
-from router.shell.host import Host
+from router.shell.host import Host, Seen
 from weavepy.base.errors import UsageError, WeavepyError
 from weavepy.client import schema
 from weavepy.daemon.addresses import (
@@ -59,9 +59,14 @@ class Addresses(Protocol):
 
 
 class Attachments:
-    def __init__(self, host: Host, addresses: Addresses, thread: Executor, mtu_bytes: int) -> None:
+    def __init__(
+        self, host: Host, addresses: Addresses, thread: Executor, mtu_bytes: int, tap: str
+    ) -> None:
         self.mtu_bytes = mtu_bytes
         self._host = host
+        self._tap = tap
+        self._bridge: Seen | None = None
+        """As it was when we last looked; None before the first look."""
         self._addresses = addresses
         self._thread = thread
         self._locks: dict[str, asyncio.Lock] = {}
@@ -119,8 +124,14 @@ class Attachments:
                 raise NotFound(f"{owner} is not attached: `weavepy ps` lists what is")
             return schema.DetachAnswer(released=gone)
 
-    async def repair(self) -> None:
-        """Restore the filter of every container that has lost it, with the ring's addresses."""
+    async def repair(self) -> bool:
+        """Undo what others did to bridge, ports and filters; return whether ports were affected.
+
+        A filter is restored with the ring's addresses.
+        """
+        mended = await self.on_host(self._mend)
+        if mended:
+            log.warning("mended what somebody had changed: %s", "; ".join(mended))
         for facts in await self.on_host(self._host.attachments):
             if facts.filtered or not facts.alive:
                 continue
@@ -136,6 +147,14 @@ class Attachments:
                 )
                 await self.on_host(again)
             log.warning("restored the filter of %s: somebody had removed it", facts.owner)
+        return bool(mended)
+
+    def _mend(self) -> list[str]:
+        """On the thread, so in between requests."""
+        before = self._bridge or self._host.look()
+        mended = self._host.mend(before, self._tap, self.mtu_bytes) if before is not None else []
+        self._bridge = self._host.look()
+        return mended
 
     async def look(self) -> tuple[Sequence[AttachmentFacts], Sequence[Interface], Sequence[str]]:
         """Return what the kernel shows, containers and host, and the owners that were busy."""
@@ -171,12 +190,14 @@ class Attachments:
                         taking = self._addresses.claim(EXPOSE_OWNER, interface, 30.0)
                 interfaces.append(await taking)
             await self.on_host(lambda: self._host.expose(interfaces, request.masquerade))
+            self._bridge = await self.on_host(self._host.look) or self._bridge
             return await self.exposed()
 
     async def hide(self, request: schema.HideRequest) -> schema.ExposeAnswer:
         unwanted = [parse_interface(text) for text in _plain(request.addresses)]
         async with self._one_at_a_time(EXPOSE_OWNER):
             await self.on_host(lambda: self._host.hide(unwanted))
+            self._bridge = await self.on_host(self._host.look) or self._bridge
             for interface in unwanted or self._addresses.of_owner(EXPOSE_OWNER):
                 self._addresses.release(EXPOSE_OWNER, interface)
             return await self.exposed()

@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 TAP = "weavetap"
 
 DATAPATH_RETRY_S = 1.0
-REPAIR_INTERVAL_S = 15.0
+REPAIR_INTERVAL_S = 5.0
 RECONCILE_INTERVAL_S = 60.0
 REPORT_TIMEOUT_S = 2.0
 
@@ -175,7 +175,7 @@ class Router:
         )
         self.node = Node(mesh, ipam, negotiator, self, self.paths)
         self.ring = RingService(self.node, self.requests, options, self.changed, self.store)
-        self.attachments = Attachments(self.host, self.ring, self._thread, self.mtu_bytes)
+        self.attachments = Attachments(self.host, self.ring, self._thread, self.mtu_bytes, TAP)
         self.capturing = Capturing(mesh, lambda: self._datapath)
         self.benching = benching.Benching(mesh, self.attachments, self._tell_bench)
         self._timer = Timer(self.node.next_deadline, self._fire)
@@ -210,8 +210,13 @@ class Router:
     def _mtus(self) -> tuple[int, int]:
         """The underlay's MTU, and the overlay's that follows or was asked for."""
         peers = [parse_address(text, self.options.port).host for text in self.options.peers]
-        underlay_mtu = underlay.underlay_mtu(peers, ours=(self.options.bridge, TAP))
-        overlay = underlay.overlay_mtu(underlay_mtu, vxlan=self.options.fastdp == "vxlan")
+        ours = (self.options.bridge, TAP)
+        underlay_mtu = underlay.underlay_mtu(peers, ours=ours)
+        overhead_bytes = underlay.OVERHEAD_BYTES
+        if self.options.fastdp == "vxlan":
+            version = 6 if underlay.meets_by_ipv6(peers, ours=ours) else 4
+            overhead_bytes = underlay.VXLAN_OVERHEAD_BYTES[version]
+        overlay = underlay.overlay_mtu(underlay_mtu, overhead_bytes)
         if overlay.warning and self.options.mtu_bytes is None:
             log.warning("%s", overlay.warning)
         return underlay_mtu, self.options.mtu_bytes or overlay.mtu_bytes
@@ -371,12 +376,17 @@ class Router:
         self._tasks[name] = asyncio.create_task(work, name=name)
 
     async def _repair_for_ever(self) -> None:
-        """Now and then, and at once after a start: somebody may have flushed our filters."""
+        """Now and then, and at once after a start: others change what is ours."""
+        said = ""
         while True:
             try:
-                await self.attachments.repair()
+                if await self.attachments.repair():
+                    self._tell_paths(FastPaths.handle_ports_changed)
+                said = ""
             except WeavepyError as error:
-                log.error("containers are not as they should be: %s", error)
+                if str(error) != said:
+                    log.error("containers are not as they should be: %s", error)
+                said = str(error)
             await asyncio.sleep(REPAIR_INTERVAL_S)
 
     async def _reconcile_for_ever(self) -> None:
@@ -392,7 +402,11 @@ class Router:
         while True:
             try:
                 connection, snapshot, _ = await datapath.connect(self._datapath_options)
-                await self._on_host(lambda: self.host.enslave(TAP))
+                try:
+                    await self._on_host(lambda: self.host.enslave(TAP))
+                except WeavepyError:
+                    connection.close()
+                    raise
             except WeavepyError as error:
                 log.error("no datapath: %s", error)
                 await asyncio.sleep(DATAPATH_RETRY_S)

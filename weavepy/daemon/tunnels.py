@@ -6,7 +6,7 @@ in which the core asked; what comes of each goes back to the core as an input.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from functools import partial
 
@@ -34,6 +34,9 @@ COUNTERS_S = 1.0
 """Counters shown may be so old: reading them takes some milliseconds, and status is asked for
 often."""
 
+MAX_NAMED = 5
+"""Repairs of tunnels that one line of the log names."""
+
 Input = Callable[[FastPaths, float], Collection[FastEffect]]
 """Something to tell the core."""
 
@@ -41,7 +44,7 @@ Input = Callable[[FastPaths, float], Collection[FastEffect]]
 def prepare(driver: Driver, policy: Policy) -> tuple[Policy, list[AdoptedTunnel]]:
     """What there is at start: the policy, now with the driver's word, and earlier tunnels.
 
-    Where the fast path is not used, tunnels of an earlier run end here. Blocks.
+    Where the fast path is not used, tunnels of an earlier run and their guard end here. Blocks.
     """
     if policy.enabled:
         unavailable = driver.available()
@@ -50,7 +53,7 @@ def prepare(driver: Driver, policy: Policy) -> tuple[Policy, list[AdoptedTunnel]
         policy = policy.without_driver(unavailable)
         log.warning("no fast path, frames travel by sleeve: %s", unavailable)
     try:
-        if driver.adopt():
+        if driver.left():
             driver.remove_all()
     except WeavepyError as error:
         log.warning("tunnels of an earlier run may be left: %s", error)
@@ -139,8 +142,8 @@ class Tunnels:
             self._tell(answer)
 
     def _arranged(self, arranged: Arranged, paths: FastPaths, now: float) -> Collection[FastEffect]:
-        for repair in arranged.repairs:
-            log.warning("repaired a tunnel: %s", repair)
+        if arranged.repairs:
+            log.warning("repaired tunnels: %s", _listed(arranged.repairs))
         if self._heartbeats is None and arranged.ports:
             self._heartbeats = HeartbeatSocket(self._heard)
             self._heartbeats.start()
@@ -150,6 +153,11 @@ class Tunnels:
 
     def _heard(self, peer: PeerName, payload: bytes) -> None:
         self._tell(lambda paths, now: paths.handle_heartbeat(peer, payload, now))
+
+
+def _listed(repairs: Sequence[str]) -> str:
+    more = f" and {len(repairs) - MAX_NAMED} more" if len(repairs) > MAX_NAMED else ""
+    return "; ".join(repairs[:MAX_NAMED]) + more
 
 
 def _answer(effect: TunnelEffect, error: str, macs: list[bytes]) -> Input | None:

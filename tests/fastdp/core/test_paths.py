@@ -203,6 +203,16 @@ def test_a_device_that_cannot_be_made_leaves_the_pair_on_sleeve_and_says_why() -
     assert world.both_carry(), "the next repair makes it"
 
 
+def test_tunnels_are_looked_at_at_once_when_others_changed_the_bridge() -> None:
+    world = running()
+    paths = world.hosts[0].paths
+    assert paths is not None
+    world.advance(0.1)
+    assert not any(isinstance(it, Arrange) for it in paths.handle_timeout(world.now))
+    effects = paths.handle_ports_changed(world.now)
+    assert [len(it.tunnels) for it in effects if isinstance(it, Arrange)] == [1]
+
+
 def test_a_tunnel_that_cannot_carry_is_put_back_and_tried_again() -> None:
     world = World()
     world.up()

@@ -170,6 +170,18 @@ def test_other_tables_are_not_touched(world: World) -> None:
     assert one.run("nft list ruleset") == before
 
 
+def test_a_guard_without_tunnels_is_found_as_left_over(world: World) -> None:
+    one = world.host(1)
+    assert not one.on(one.driver.left)
+    one.arrange()
+    assert one.on(one.driver.left)
+
+    one.on(one.driver.remove_all)
+
+    assert not one.on(one.driver.left)
+    assert one.run("nft list ruleset") == ""
+
+
 def test_two_peers_behind_one_address_are_told_apart(world: World) -> None:
     one, two, three = world.hosts(3)
     one.arrange(one.tunnel(two), one.tunnel(three, two.address))

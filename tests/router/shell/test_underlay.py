@@ -1,6 +1,13 @@
 import pytest
 
-from router.shell.underlay import NoUnderlay, local_addresses, overlay_mtu, underlay_mtu
+from router.shell.underlay import (
+    VXLAN_OVERHEAD_BYTES,
+    NoUnderlay,
+    local_addresses,
+    meets_by_ipv6,
+    overlay_mtu,
+    underlay_mtu,
+)
 from tests.namespaces import run
 from tests.router.shell.conftest import World
 
@@ -20,6 +27,11 @@ def test_the_overlay_is_never_too_small_for_ipv6_but_warns() -> None:
 
 def test_the_overlay_fits_a_datagram_over_the_loopback() -> None:
     assert overlay_mtu(65536).mtu_bytes == 65435
+
+
+@pytest.mark.parametrize(("version", "overlay"), [(4, 1450), (6, 1430)])
+def test_an_overlay_for_vxlan_leaves_room_for_its_headers(version: int, overlay: int) -> None:
+    assert overlay_mtu(1500, VXLAN_OVERHEAD_BYTES[version]).mtu_bytes == overlay
 
 
 @pytest.fixture
@@ -69,6 +81,18 @@ def test_hardware_counts_before_virtual_interfaces(wired: World) -> None:
 def test_a_host_without_any_interface_says_so(world: World) -> None:
     with pytest.raises(NoUnderlay, match="--mtu"):
         world.on_host(lambda: underlay_mtu(ours=("weave",)))
+
+
+@pytest.mark.root
+def test_hosts_meet_by_ipv6_if_a_peer_or_this_host_has_such_an_address(wired: World) -> None:
+    """Each host has link-local ones, by which no peer is dialled."""
+    assert not wired.on_host(lambda: meets_by_ipv6(["198.51.100.2", "a.example"]))
+    assert wired.on_host(lambda: meets_by_ipv6(["198.51.100.2", "fd01::2"]))
+
+    run("ip", "-n", wired.host.name, "addr", "add", "fd01::1/64", "dev", "up1", "nodad")
+
+    assert wired.on_host(lambda: meets_by_ipv6([]))
+    assert not wired.on_host(lambda: meets_by_ipv6([], ours=["up1"]))
 
 
 @pytest.mark.root

@@ -32,10 +32,16 @@ class ListDriver:
 
     name = "list"
 
-    def __init__(self, refuses: Collection[str] = (), left: Sequence[AdoptedTunnel] = ()) -> None:
+    def __init__(
+        self,
+        refuses: Collection[str] = (),
+        left: Sequence[AdoptedTunnel] = (),
+        guarded: bool = False,
+    ) -> None:
         self.asked: list[str] = []
         self._refuses = refuses
         self._left = list(left)
+        self._guarded = guarded
 
     def available(self) -> str:
         self.asked.append("available")
@@ -44,6 +50,10 @@ class ListDriver:
     def adopt(self) -> list[AdoptedTunnel]:
         self.asked.append("adopt")
         return self._left
+
+    def left(self) -> bool:
+        self.asked.append("left")
+        return bool(self._left) or self._guarded
 
     def arrange(self, tunnels: Sequence[Tunnel], mtu_bytes: int) -> Arranged:
         self._ask("arrange")
@@ -164,8 +174,12 @@ def test_tunnels_of_an_earlier_run_are_adopted_where_they_are_wanted_and_removed
     driver = ListDriver(left=[LEFT])
     off = Policy("off", encrypted=False)
     assert prepare(driver, off) == (off, [])
-    assert driver.asked == ["adopt", "remove_all"]
+    assert driver.asked == ["left", "remove_all"]
+
+    driver = ListDriver(guarded=True)
+    prepare(driver, off)
+    assert driver.asked == ["left", "remove_all"], "the guard as well"
 
     driver = ListDriver()
     prepare(driver, off)
-    assert driver.asked == ["adopt"], "nothing is touched where nothing is"
+    assert driver.asked == ["left"], "nothing is touched where nothing is"
