@@ -27,6 +27,18 @@ class World(Namespaces):
             lambda: self.router.attach(namespace, owner or namespace.name, wanted, MTU_BYTES)
         )
 
+    def attach_to_another_router(self, namespace: Path, address: str) -> Host:
+        """One with another bridge, for an owner "x"."""
+        other = Host("weave2")
+        wanted = [ip_interface(address)]
+
+        def attach() -> None:
+            other.ensure_bridge(MTU_BYTES)
+            other.attach(namespace, "x", wanted, MTU_BYTES, interface="ethwe2")
+
+        self.on_host(attach)
+        return other
+
     def attachments(self) -> list[AttachmentFacts]:
         """As a router that has just started finds them."""
         return self.on_host(lambda: Host().attachments())

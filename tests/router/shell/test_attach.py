@@ -84,16 +84,9 @@ def test_a_restarted_router_finds_attachments_in_the_kernel(world: World) -> Non
 
 
 def test_routers_with_other_bridges_see_only_their_own(world: World) -> None:
-    other = Host("weave2")
     one = world.add("c1")
     world.attach(one, "10.32.0.1/12")
-    wanted = [ip_interface("10.99.0.1/16")]
-
-    def attach_to_other() -> None:
-        other.ensure_bridge(MTU_BYTES)
-        other.attach(one, "x", wanted, MTU_BYTES, interface="ethwe2")
-
-    world.on_host(attach_to_other)
+    other = world.attach_to_another_router(one, "10.99.0.1/16")
 
     assert [it.interface for it in world.attachments()] == ["ethwe"]
     assert [it.interface for it in world.on_host(other.attachments)] == ["ethwe2"]

@@ -3,7 +3,7 @@ from ipaddress import ip_interface
 
 import pytest
 
-from router.shell.host import Host, Seen
+from router.shell.host import Seen
 from tests.namespaces import inside, ping, run
 from tests.router.shell.conftest import MTU_BYTES, World
 from weavepy.kernel.nftables import run_transaction
@@ -168,16 +168,9 @@ def test_a_container_without_its_filter_stays_off_until_it_has_one(world: World)
 
 
 def test_containers_of_another_router_are_left_where_they_are(world: World) -> None:
-    other = Host("weave2")
     one = world.add("c1")
     world.attach(one, "10.32.0.1/12")
-    wanted = [ip_interface("10.99.0.1/16")]
-
-    def attach_to_other() -> None:
-        other.ensure_bridge(MTU_BYTES)
-        other.attach(one, "x", wanted, MTU_BYTES, interface="ethwe2")
-
-    world.on_host(attach_to_other)
+    other = world.attach_to_another_router(one, "10.99.0.1/16")
     before = look(world)
     on_host(world, "ip link del weave")
     on_host(world, "ip link del weave2")
