@@ -5,7 +5,7 @@ import re
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
@@ -182,12 +182,10 @@ def is_isolated(route: Any, index: int) -> bool:
     return bool(data is not None and data.get_attr("IFLA_BRPORT_ISOLATED"))
 
 
-def set_flags(
-    index: int, flags: Mapping[str, int], before: Callable[[], None] | None = None
-) -> None:
-    """Of a bridge's port, all at once. `before` is called immediately before that."""
+def set_flags(index: int, flags: Mapping[str, int]) -> None:
+    """Of a bridge's port, all at once."""
     values = b"".join(attribute(_PORT_FLAGS[name], bytes((flags[name],))) for name in flags)
-    _set_port(index, values, before)
+    _set_port(index, values)
 
 
 def flush(index: int) -> None:
@@ -195,12 +193,10 @@ def flush(index: int) -> None:
     _set_port(index, attribute(_IFLA_BRPORT_FLUSH, b""))
 
 
-def _set_port(index: int, values: bytes, before: Callable[[], None] | None = None) -> None:
+def _set_port(index: int, values: bytes) -> None:
     head = _INTERFACE.pack(socket.AF_BRIDGE, 0, index, 0, 0)
     body = head + attribute(_IFLA_PROTINFO | _NESTED, values)
     with connected() as connection:
-        if before is not None:
-            before()
         change(connection, _RTM_SETLINK, 0, [body])
 
 

@@ -14,8 +14,13 @@ import socket
 from collections.abc import Callable, Mapping
 
 from fastdp.shell.driver import Port
-from weavepy.base.marker import ETHERTYPE, GROUP
 from weavepy.base.names import PeerName
+
+GROUP = bytes.fromhex("0180c200000e")
+"""A link-local group: the bridge hands it up to us at the port, and forwards it nowhere."""
+
+ETHERTYPE = 0x88B5
+"""IEEE 802's first for local experiments."""
 
 MAX_PAYLOAD_BYTES = 512
 

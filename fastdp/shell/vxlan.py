@@ -10,9 +10,7 @@ a new port would do both. Its alias says whose it is: "weavepy BRIDGE PEER". Tha
 router finds it, and how the devices of others, which are left alone, are told apart.
 """
 
-import contextlib
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +35,6 @@ from fastdp.shell.device import (
 )
 from fastdp.shell.driver import Arranged, Counters, Port
 from fastdp.shell.guard import Guard
-from weavepy.base.marker import ETHERTYPE, pack_marker
 from weavepy.base.names import PeerName
 from weavepy.kernel.netlink import HostError, Link, explained, find_link, netlink, refusal
 
@@ -225,14 +222,10 @@ class VxlanDriver:
             return [] if tunnel is None else fdb.learnt(bridge.index, tunnel.index)[:MAX_MACS]
 
     def carry(self, peer: PeerName, macs: Sequence[bytes]) -> None:
-        with (
-            self._tunnel("carrying frames to", peer) as (bridge, _, tunnel),
-            self._queue_marker(peer) as mark,
-        ):
+        with self._tunnel("carrying frames to", peer) as (bridge, _, tunnel):
             if tunnel is None:
                 raise HostError(f"there is no tunnel to {peer}")
-            # The marker first: a frame for everyone between the two is lost, and none comes twice.
-            set_flags(tunnel.index, CARRYING, before=mark)
+            set_flags(tunnel.index, CARRYING)
             self._carrying[peer] = True
             fdb.point(bridge.index, tunnel.index, macs)
 
@@ -266,22 +259,6 @@ class VxlanDriver:
             if device is not None and device.alias != alias_of(self._bridge, peer):
                 device = None
             yield bridge, tap, device
-
-    @contextmanager
-    def _queue_marker(self, peer: PeerName) -> Iterator[Callable[[], None]]:
-        """What is called puts a marker behind the frames that the TAP holds for the datapath."""
-        tunnel = self._tunnels.get(peer)
-        marker = pack_marker(tunnel.short_id) if tunnel is not None else b""
-        # Closed only afterwards: the kernel takes up to 20 ms for that.
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as queue:
-
-            def mark() -> None:
-                # Without a TAP there is no datapath that would want to know.
-                if marker:
-                    with contextlib.suppress(OSError):
-                        queue.sendto(marker, (self._tap, ETHERTYPE))
-
-            yield mark
 
 
 @contextmanager

@@ -14,7 +14,7 @@ An address which jumps to and fro between hosts is a layer-2 loop outside of us 
 containers with one address). `MacTable.moves` counts, so that status can show it.
 
 To *fast* peers, tunnels of the kernel take the frames of our bridge. What is for everyone has
-reached their bridges already, so it goes to them only where they have to pass it on (`tunnels.py`).
+reached their bridges already, so it goes to them only where they have to pass it on.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,6 @@ from router.overlay.flood import (
     FloodLimiter,
 )
 from router.overlay.mac_table import MacTable
-from router.overlay.tunnels import FastPeers
 from router.sleeve.format import BROADCAST_SHORT_ID
 
 DROP_LOCAL = -1
@@ -73,7 +72,7 @@ class Switch:
         """The neighbours that our own broadcasts go to."""
         self.pass_on_to: tuple[int, ...] = ()
         """Fast neighbours that our own broadcasts go to, only to be passed on."""
-        self._fast_peers = FastPeers()
+        self._relays: frozenset[int] = frozenset()
 
     def install_routes(
         self, ourself: int, unicast: dict[int, int], broadcast: dict[int, list[int]]
@@ -85,30 +84,15 @@ class Switch:
         self.broadcast = {source: tuple(nexts) for source, nexts in broadcast.items()}
         self._plan_floods()
 
-    def set_fast(self, fast: Iterable[int], relays: Iterable[int], now: float) -> None:
+    def set_fast(self, fast: Iterable[int], relays: Iterable[int]) -> None:
         """Name the fast peers, and those of them that have to pass our broadcasts on."""
-        self._fast_peers.name(fast, relays, now)
-        self.fast = self._fast_peers.named
+        self.fast, self._relays = frozenset(fast), frozenset(relays)
         self._plan_floods()
-
-    def mark_tunnel(self, peer: int) -> None:
-        """A marker came: from the next frame on, its tunnel carries."""
-        self._fast_peers.mark(peer)
-        self._plan_floods()
-
-    @property
-    def next_at(self) -> float:
-        """When `handle_timeout` wants to be called."""
-        return self._fast_peers.next_at
-
-    def handle_timeout(self, now: float) -> None:
-        if now >= self.next_at:
-            self._fast_peers.handle_timeout(now)
-            self._plan_floods()
 
     def _plan_floods(self) -> None:
         neighbours = self.broadcast.get(self.ourself, ())
-        self.flood_to, self.pass_on_to = self._fast_peers.plan(neighbours)
+        self.flood_to = tuple(to for to in neighbours if to not in self.fast)
+        self.pass_on_to = tuple(to for to in neighbours if to in self.fast & self._relays)
 
     def from_bridge(self, destination_mac: bytes, source_mac: bytes, now: float) -> int:
         """Learn from a frame of our bridge. Return the peer it is for, or a `DROP_`.

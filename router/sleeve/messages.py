@@ -124,9 +124,8 @@ class ForgetMacs(msgspec.Struct, frozen=True, tag=True):
 class SetFastPeers(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """To these neighbours, and no others, the kernel's tunnels take the frames of our bridge.
 
-    From when on, and until when, a tunnel takes what is for everyone, a marker in the TAP's
-    queue says (`weavepy.base.marker`); such frames are then no longer sent to its peer. Frames
-    that still come to us for one address behind a fast peer are sent as before.
+    Our own broadcasts are no longer sent to them from the moment `FastPeersSet` answers this.
+    Frames that still come to us for one address behind them are sent as before.
     """
 
     generation: int

@@ -43,7 +43,6 @@ from router.sleeve.record import (
 )
 from router.sleeve.tables import Tables
 from router.sleeve.tap import MAX_FRAME_BYTES, NEEDS_CHECKSUM, NO_OFFLOAD, VIRTIO_HEADER
-from weavepy.base import marker
 from weavepy.base.errors import ProtocolError
 
 HEADROOM_BYTES = LARGE_HEADROOM_BYTES
@@ -105,9 +104,7 @@ class Outbound:
                 if hint == NO_HINT:
                     frame = self._completed(frame, checksum_start, checksum_offset)
         if destination == BROADCAST_SHORT_ID:
-            if macs[:6] == marker.GROUP:
-                self._handle_marker(bytes(frame))
-            elif self._tables.switch.may_flood(macs[6:], 1 if cut is None else cut.count, now):
+            if self._tables.switch.may_flood(macs[6:], 1 if cut is None else cut.count, now):
                 self._flood(frame, hint, cut)
             else:
                 self._tables.drop("storm")
@@ -121,13 +118,6 @@ class Outbound:
             self._send_large(forwarder, destination, frame, start, end, cut)
         else:
             self._send_frame(forwarder, destination, frame, hint)
-
-    def _handle_marker(self, frame: bytes) -> None:
-        peer = marker.unpack_marker(frame)
-        if peer is None:
-            self._tables.drop("link-local")
-        else:
-            self._tables.switch.mark_tunnel(peer)
 
     def _send_frame(
         self, forwarder: Forwarder, destination: int, frame: memoryview, hint: bytes

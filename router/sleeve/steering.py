@@ -210,7 +210,7 @@ class Steering:
 
     def _set_fast(self, message: SetFastPeers, now: float) -> None:
         switch = self._switch
-        switch.set_fast(message.fast, message.relays, now)
+        switch.set_fast(message.fast, message.relays)
         for short_id, macs in message.learn.items():
             for mac in macs:
                 switch.learn_behind(_octets(mac), short_id, now)
@@ -218,7 +218,6 @@ class Steering:
         for octets, short_id, _ in islice(switch.macs.behind(switch.fast), MAX_FAST_MACS):
             behind.setdefault(short_id, []).append(octets.hex(":"))
         self._tell(FastPeersSet(message.generation, behind))
-        self._set_next()
 
     def handle_strays(self) -> None:
         """Tell the router which frames came to us although a tunnel leads to their peers."""
@@ -311,7 +310,6 @@ class Steering:
             if forwarder.session.next_deadline().at <= now:
                 self._perform(forwarder, forwarder.session.handle_timeout(now), now)
             self._schedule(forwarder.session)
-        self._switch.handle_timeout(now)
         if now >= self._housekeeping_at:
             self._housekeeping_at = now + HOUSEKEEPING_S
             self._switch.macs.expire(now)
@@ -331,7 +329,7 @@ class Steering:
 
     def _set_next(self) -> None:
         at = self._due[0][0] if self._due else float("inf")
-        self.next_at = min(at, self._housekeeping_at, self._switch.next_at)
+        self.next_at = min(at, self._housekeeping_at)
 
     # --- reports -------------------------------------------------------------------------
 

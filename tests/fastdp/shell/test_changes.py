@@ -217,7 +217,7 @@ def test_no_frame_is_lost_or_doubled_when_tunnels_begin_and_end() -> None:
     assert doubled(seen) == []
     assert doubled(flooded) == []
     assert lost(unicast.sent, seen) == []
-    # Between a marker and its switch a broadcast may be lost: one short gap at a change.
+    # While the datapath has left off and the tunnel has not begun, or the TAP's queues are drained.
     assert len(runs(lost(broadcast.sent, flooded))) <= 10
 
 

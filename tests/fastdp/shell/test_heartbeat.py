@@ -7,10 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from fastdp.shell.heartbeat import _FRAMES_PER_TURN, HeartbeatSocket
+from fastdp.shell.heartbeat import _FRAMES_PER_TURN, ETHERTYPE, GROUP, HeartbeatSocket
 from fastdp.shell.vxlan import OVERHEAD_BYTES
 from tests.fastdp.shell.conftest import MTU_BYTES, Host, World
-from weavepy.base.marker import ETHERTYPE, GROUP
 from weavepy.base.names import PeerName
 
 pytestmark = pytest.mark.root

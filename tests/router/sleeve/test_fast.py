@@ -3,10 +3,7 @@
 from random import Random
 from typing import Any
 
-import pytest
-
 from router.overlay.strays import MAX_WAITING
-from router.overlay.tunnels import AWAITED_S
 from router.sleeve.format import BROADCAST_HEADER, KIND_FRAME, PASS_ON, pack_inner_header
 from router.sleeve.messages import (
     MAX_FAST_MACS,
@@ -19,7 +16,6 @@ from router.sleeve.messages import (
 )
 from router.sleeve.steering import FAST_MAC_AGE_S, HOUSEKEEPING_S
 from tests.router.sleeve.memory import PLAIN_VIRTIO, Node, Wire, chain, frame_of, pair
-from weavepy.base.marker import GROUP, pack_marker
 from weavepy.base.wire import encode
 
 EVERYONE = b"\xff" * 6
@@ -42,13 +38,6 @@ def set_fast(
     assert isinstance(answer, FastPeersSet)
     assert answer.generation == 7
     return answer
-
-
-def carry(wire: Wire, node: Node, *fast: Node, relays: tuple[Node, ...] = ()) -> None:
-    """Tunnels to these carry, and the driver has said so."""
-    set_fast(wire, node, *fast, relays=relays)
-    for other in fast:
-        node.feed(pack_marker(other.number))
 
 
 def strays(node: Node) -> dict[int, list[str]]:
@@ -74,7 +63,7 @@ def test_the_answer_says_what_is_known_behind_fast_peers() -> None:
 
 def test_our_broadcasts_do_not_go_to_fast_peers() -> None:
     wire, one, two = pair()
-    carry(wire, one, two)
+    set_fast(wire, one, two)
 
     one.feed(frame_of(one.mac, EVERYONE))
     one.feed(frame_of(one.mac, b"\2\0\0\0\0\x77"))
@@ -87,75 +76,9 @@ def test_our_broadcasts_do_not_go_to_fast_peers() -> None:
     assert len(two.bridge) == 1
 
 
-def test_markers_tell_which_broadcasts_a_tunnel_has_got() -> None:
-    wire, one, two = pair()
-    frames = [frame_of(one.mac, EVERYONE, b"%d" % number * 40) for number in range(3)]
-
-    set_fast(wire, one, two)
-    one.feed(frames[0])
-    one.feed(pack_marker(2))
-    one.feed(frames[1])
-    one.feed(frames[2])
-    wire.run()
-
-    assert two.bridge == [PLAIN_VIRTIO + frames[0]]
-    assert one.drops().get("link-local") is None
-
-
-def test_a_marker_that_was_lost_is_not_waited_for_long() -> None:
-    wire, one, two = pair()
-    set_fast(wire, one, two)
-
-    wire.pass_time(AWAITED_S + 0.1)
-    one.feed(frame_of(one.mac, EVERYONE))
-    wire.run()
-
-    assert two.bridge == []
-
-
-def test_a_marker_for_a_peer_that_is_not_fast_changes_nothing() -> None:
-    wire, one, two = pair()
-
-    one.feed(pack_marker(2))
-    one.feed(frame_of(one.mac, EVERYONE))
-    wire.run()
-
-    assert len(two.bridge) == 1
-
-
-def test_other_frames_to_the_markers_group_go_nowhere() -> None:
-    wire, one, two = pair()
-    set_fast(wire, one, two)
-
-    one.feed(pack_marker(2)[:-1])
-    one.feed(frame_of(bytes(6), GROUP))
-    one.feed(frame_of(one.mac, EVERYONE))
-    wire.run()
-
-    assert len(two.bridge) == 1
-    assert one.drops()["link-local"] == 2
-
-
-@pytest.mark.parametrize("partial", [False, True])
-def test_a_fast_peer_that_must_pass_a_broadcast_on_keeps_it_from_its_own_bridge(
-    partial: bool,
-) -> None:
-    wire, (one, two, three) = chain(3)
-    carry(wire, one, two, relays=(two,))
-    frame = frame_of(one.mac, EVERYONE)
-    # A checksum to complete makes the record one of another kind.
-    virtio = b"\1\0\0\0\0\0\x0e\0\x06\0" if partial else PLAIN_VIRTIO
-
-    one.feed(frame, virtio)
-    wire.run()
-
-    assert two.bridge == []
-    assert three.bridge == [virtio + frame]
-
-
 def test_a_broadcast_too_big_for_a_datagram_is_passed_on_in_the_same_way() -> None:
     wire, (one, two, three) = chain(3)
-    carry(wire, one, two, relays=(two,))
+    set_fast(wire, one, two, relays=(two,))
     one.forwarder(two).session.max_datagram_payload_bytes = 900
     frame = frame_of(one.mac, EVERYONE, Random(5).randbytes(1300))
 
@@ -168,7 +91,7 @@ def test_a_broadcast_too_big_for_a_datagram_is_passed_on_in_the_same_way() -> No
 
 def test_new_routes_keep_to_the_fast_peers() -> None:
     wire, (one, two, three) = chain(3)
-    carry(wire, one, two, relays=(two,))
+    set_fast(wire, one, two, relays=(two,))
     wire.route(one, {2: 2, 3: 2}, {1: [2]})
 
     one.feed(frame_of(one.mac, EVERYONE))
@@ -181,7 +104,7 @@ def test_new_routes_keep_to_the_fast_peers() -> None:
 def test_broadcasts_of_others_go_on_to_fast_peers() -> None:
     # The tunnel takes what our own bridge floods, and this does not come from there.
     wire, (one, two, three) = chain(3)
-    carry(wire, two, three)
+    set_fast(wire, two, three)
 
     one.feed(frame_of(one.mac, EVERYONE))
     wire.run()

@@ -82,7 +82,8 @@ def test_keys_renewed_every_second_lose_no_packet(options: tuple[str, ...]) -> N
         assert renewed >= 0.7 * SECONDS
         assert two.session(one).up
         for host in (one, two):
-            assert host.drops().keys() & {"unknown-index", "replayed", "not-authentic"} == set()
+            # Nor is a control record of an epoch that is gone by now taken for anything.
+            assert host.drops().keys() & {"replayed", "not-authentic"} == set()
 
 
 def collect(streams: list[Numbered], senders: list[threading.Thread]) -> None:
