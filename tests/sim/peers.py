@@ -65,6 +65,8 @@ class Request:
     asked_at: float = 0.0
     subnet: IPv4Network | None = None
     paused_s: float = 0.0
+    abandoned: bool = False
+    """The container went while the router had not answered yet."""
 
 
 @dataclass
@@ -528,6 +530,8 @@ class Host:
     def detach(self, owner: str) -> None:
         """The container goes first; its addresses are free when the router has been told."""
         self._container_gone(owner)
+        for request in self.requests.values():
+            request.abandoned = request.abandoned or request.owner == owner
         self.release(owner)
 
     def release(self, owner: str) -> None:
@@ -557,7 +561,7 @@ class Host:
         self._checkers.answered(self, request, answer)
         if request is None or request.kind not in ("allocate", "claim"):
             return
-        if answer.address is None or self.leaving:
+        if answer.address is None or self.leaving or request.abandoned:
             if request.owner not in self.containers:
                 self.world.later(0.0, self.release, request.owner)
             return
