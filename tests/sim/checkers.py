@@ -147,6 +147,15 @@ class Checkers:
                 self._written.pop(key, None)
         watch.unsaved.clear()
 
+    def disk_forgot(self, host: Host) -> None:
+        """What a host wrote before its disk was lost or rolled back is others' knowledge now.
+
+        It may pass it on when it hears of it, as it may anything that others wrote.
+        """
+        own = {key: None for key, (_, label) in self._written.items() if label == host.label}
+        for key in own.keys() - self._saved_keys(host, own).keys():
+            self._written[key] = (self._written[key][0], "")
+
     def _saved_keys(self, host: Host, keys: Iterable[Key]) -> dict[Key, None]:
         """Which of these are on the disk, or something later is."""
         stored = self.disk_ring(host)

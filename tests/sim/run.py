@@ -498,6 +498,7 @@ class Run:
                     host.disk.roll_back()
                 else:
                     host.disk.lose()
+                self.checkers.disk_forgot(host)
                 self.checkers.excused[host.label] = self.world.now + 15.0
                 host.start()
                 rows = host.disk.content.rows.values()
@@ -575,6 +576,7 @@ class Run:
         host.power_off()
         if step.number % 2:
             host.disk.lose()
+            self.checkers.disk_forgot(host)
         self.checkers.excused[host.label] = 1e9
         others = [other for other in self.live if other is not host]
         for other in self.world.rng.sample(others, min(2, len(others))):
