@@ -27,7 +27,9 @@ class Space:
     """Sets of addresses, kept consistent; whoever calls decides and persists."""
 
     def __init__(self) -> None:
+        self._ours: list[Range] = []
         self._usable: list[Range] = []
+        """Of ours what is not frozen."""
         self._inherited: list[Range] = []
         self._starts: list[int] = []
         self._ends: list[int] = []
@@ -45,7 +47,8 @@ class Space:
         `inherited` are those of ours that were a dead peer's.
         """
         self._inherited = normalise(inherited)
-        self._usable = subtract(normalise(owned), normalise(frozen))
+        self._ours = normalise(owned)
+        self._usable = subtract(self._ours, normalise(frozen))
         taken = normalise(Range(at, at + 1) for at in (*self._in_use, *self._cooling))
         free = subtract(self._usable, taken)
         self._starts = [piece.start for piece in free]
@@ -76,9 +79,9 @@ class Space:
         return tuple(self._usable)
 
     def touches(self, piece: Range) -> bool:
-        """True if any address of `piece` is ours to give out."""
-        at = bisect_right(self._usable, piece.start, key=lambda mine: mine.start)
-        return any(mine.meet(piece) is not None for mine in self._usable[max(0, at - 1) : at + 1])
+        """True if any address of `piece` is ours, frozen or not."""
+        at = bisect_right(self._ours, piece.start, key=lambda mine: mine.start)
+        return any(mine.meet(piece) is not None for mine in self._ours[max(0, at - 1) : at + 1])
 
     def row(self, address: int) -> PersistedAddress | None:
         """Return who uses the address here, or None."""

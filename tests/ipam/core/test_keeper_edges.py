@@ -209,6 +209,16 @@ def test_a_contradiction_that_touches_ours_is_frozen_at_once_and_one_elsewhere_i
     assert host.ipam.status(host.now).free == free - 2
 
 
+def test_what_was_frozen_for_want_of_news_is_free_again_when_the_news_comes() -> None:
+    host = Host(3)
+    free = host.ipam.status(host.now).free
+    (c,) = host.ring.owned_by(C)
+    host.tell(B, replace(c, version=2, size=c.size + 2))  # reaches round the circle into ours
+    assert host.ipam.status(host.now).free == free - 2
+    host.tell(B, replace(c, version=3))
+    assert host.ipam.status(host.now).free == free
+
+
 def test_what_others_wrote_is_saved_a_second_later_and_what_concerns_us_at_once() -> None:
     host = Host(3)
     host.wait(20.0)
