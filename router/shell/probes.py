@@ -254,7 +254,7 @@ def attempt(probe: Callable[[], str]) -> tuple[bool | None, str]:
         return None if code == errno.EPERM else False, os.strerror(code)
     except OSError as error:
         return None if error.errno == errno.EPERM else False, error.strerror or str(error)
-    except Exception as error:
+    except Exception as error:  # an experiment that fails in any way at all has found nothing
         return False, str(error) or type(error).__name__
 
 
