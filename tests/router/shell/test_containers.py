@@ -18,9 +18,12 @@ from router.shell.containers import (
     RuntimeFailed,
     find_container,
 )
+from tests.e2e.waiting import wait_for
 from weavepy.base.errors import UsageError
 
 FULL_ID = "4f3c" * 16
+CGROUPS = Path("/sys/fs/cgroup")
+RUNC_RECORDS = Path("/run/containerd/runc")
 
 
 @pytest.fixture
@@ -178,7 +181,7 @@ def containerd(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
             ["containerd", "--config", str(configuration)], stdout=log, stderr=log
         )
     try:
-        give_up_at = time.monotonic() + 20
+        give_up_at = time.monotonic() + 60
         while not _answers(socket):
             assert time.monotonic() < give_up_at, (tmp_path / "log").read_text()
             assert daemon.poll() is None, (tmp_path / "log").read_text()
@@ -216,22 +219,24 @@ def test_a_container_of_a_real_containerd_is_found(
     for directory in ("proc", "dev", "sys", "etc", "run", "tmp"):
         (rootfs / directory).mkdir(parents=True)
     copy_program("sleep", rootfs)
-    ctr = ["ctr", "--address", str(socket), "--namespace", "weavepy-t"]
-    command = [*ctr, "run", "-d", "--rootfs", str(rootfs), "weavepy-t-web",
+    # runc's records and the cgroups of all containerds of a machine are named by these two alone.
+    ours = f"weavepy-t-{os.getpid()}"
+    ctr = ["ctr", "--address", str(socket), "--namespace", ours]
+    command = [*ctr, "run", "-d", "--rootfs", str(rootfs), f"{ours}-web",
                "/bin/sleep", "100"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
         pytest.skip(f"containers do not run here: {done.stderr.strip()[-300:]}")
     try:
-        found = find_container(
-            "weavepy-t", docker_socket=tmp_path / "none", containerd_states=[state]
-        )
+        found = find_container(ours, docker_socket=tmp_path / "none", containerd_states=[state])
 
-        assert found.id == "weavepy-t-web"
-        assert Path(f"/proc/{found.pid}/cmdline").read_bytes().startswith(b"/bin/sleep\0")
+        assert found.id == f"{ours}-web"
+        command_line = Path(f"/proc/{found.pid}/cmdline")
+        # "started" is said while runc's own program still runs there, about to become ours
+        wait_for(command_line.read_bytes, lambda it: it.startswith(b"/bin/sleep\0"), 20)
         assert os.stat(found.namespace).st_ino != os.stat("/proc/self/ns/net").st_ino
     finally:
         for end in (["task", "kill", "-s", "KILL"], ["task", "rm", "-f"], ["container", "rm"]):
-            subprocess.run([*ctr, *end, "weavepy-t-web"], capture_output=True, timeout=30)
-        for left in Path("/sys/fs/cgroup").glob("**/weavepy-t"):
+            subprocess.run([*ctr, *end, f"{ours}-web"], capture_output=True, timeout=30)
+        for left in (*CGROUPS.glob(ours), *CGROUPS.glob(f"*/{ours}"), RUNC_RECORDS / ours):
             left.rmdir()
