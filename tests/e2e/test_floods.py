@@ -15,6 +15,8 @@ from tests.e2e.traffic import Stream, record_datagrams
 from tests.e2e.waiting import counted, wait_for
 from weavepy.lab.lab import Lab
 
+pytestmark = pytest.mark.alone
+
 FLOOD_S = 4.0
 FLOOD_PER_S = float(os.environ.get("WEAVEPY_FLOOD_PER_S", "100000"))
 KEPT_SHARE = float(os.environ.get("WEAVEPY_FLOOD_KEPT_SHARE", "0.4"))

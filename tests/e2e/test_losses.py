@@ -15,6 +15,8 @@ from tests.e2e.conftest import MakeLab
 from weavepy.lab.lab import Lab, LinkChange
 from weavepy.lab.system import inside, run
 
+pytestmark = pytest.mark.alone
+
 SENT_BYTES = 24 * 1024 * 1024
 LOSS = 0.01
 TRANSFER_S = 60.0

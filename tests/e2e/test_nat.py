@@ -2,11 +2,15 @@
 
 import time
 
+import pytest
+
 from tests.e2e.conftest import MakeLab
 from tests.e2e.flow import Flow
 from tests.e2e.traffic import Stream
 from tests.e2e.waiting import connection, route, wait_for, wait_for_all_pings, wait_for_route
 from weavepy.lab.lab import Lab
+
+pytestmark = pytest.mark.alone
 
 ROAMED_S = 2.0
 """F24."""

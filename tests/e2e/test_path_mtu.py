@@ -10,6 +10,8 @@ from tests.e2e.waiting import wait_for
 from weavepy.client import schema
 from weavepy.lab.lab import Lab, LinkChange
 
+pytestmark = pytest.mark.alone
+
 ADAPTED_S = 2.0
 """F14."""
 
