@@ -16,6 +16,9 @@ _OFFER = Struct("!B8s32sI")
 _ACCEPTANCE = Struct("!B8s8s32sI")
 _RECEIPT = Struct("!BBII")
 
+_MENDS = 0x80
+"""Beside the span of a receipt."""
+
 _KIND_PROBE = 1
 _KIND_ANSWER = 2
 _KIND_OFFER = 3
@@ -66,11 +69,13 @@ class Receipt:
     """What came in, told several times a second while data does: see `router.sleeve.spans`."""
 
     max_span: int
-    """Of how many datagrams records to the sender of this may be, at most."""
+    """Of how many datagrams records to the sender of this may be, at most; below 128."""
     datagrams: int
     """Datagrams of authentic data records, counted modulo 2^32."""
     lost: int
     """Records that did not come, or not in one piece, counted modulo 2^32."""
+    mends: bool = True
+    """The sender of this knows what to do with parity: see `router.sleeve.parity`."""
 
 
 ControlMessage = Probe | Answer | Offer | Acceptance | Receipt
@@ -89,7 +94,8 @@ def encode_control(message: ControlMessage) -> bytes:
                 _KIND_ACCEPTANCE, message.base, message.offer, message.public_key, message.index
             )
         case Receipt():
-            return _RECEIPT.pack(_KIND_RECEIPT, message.max_span, message.datagrams, message.lost)
+            abilities = message.max_span | (_MENDS if message.mends else 0)
+            return _RECEIPT.pack(_KIND_RECEIPT, abilities, message.datagrams, message.lost)
 
 
 def decode_control(payload: bytes | memoryview) -> ControlMessage | None:
@@ -109,6 +115,6 @@ def decode_control(payload: bytes | memoryview) -> ControlMessage | None:
         _, base, offer, public_key, index = _ACCEPTANCE.unpack_from(payload)
         return Acceptance(base, offer, public_key, index)
     if kind == _KIND_RECEIPT and len(payload) >= _RECEIPT.size:
-        _, max_span, datagrams, lost = _RECEIPT.unpack_from(payload)
-        return Receipt(max_span, datagrams, lost)
+        _, abilities, datagrams, lost = _RECEIPT.unpack_from(payload)
+        return Receipt(abilities & ~_MENDS, datagrams, lost, bool(abilities & _MENDS))
     return None

@@ -98,7 +98,14 @@ class Datapath:
             if left_bytes <= 0:
                 return
 
+    @property
+    def next_at(self) -> float:
+        """When to end a turn at the latest, though nothing came."""
+        return min(self.steering.next_at, self.engine.release_at)
+
     def end_turn(self, now: float) -> None:
+        if now >= self.engine.release_at:
+            self.steering.handle_effects(self.engine.release(now), now)
         failed = self.engine.flush(now)
         if failed:
             self.steering.handle_failed(failed, now)

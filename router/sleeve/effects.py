@@ -45,6 +45,8 @@ class ReceiveEpoch:
     """1 for the session's first epoch, and one more for each that follows."""
     missing_noted: int = -1
     """Of the records that the window misses, how many have been dealt with; -1: never looked."""
+    mended: int = 0
+    """Records that were lost on the way and made good by parity."""
 
 
 @dataclass(frozen=True, slots=True)

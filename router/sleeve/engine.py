@@ -14,6 +14,7 @@ from random import Random
 
 from router.overlay.switch import Switch
 from router.sleeve.capture import Watcher
+from router.sleeve.effects import SessionEffect
 from router.sleeve.forwarder import Forwarder
 from router.sleeve.inbound import Inbound
 from router.sleeve.outbound import HEADROOM_BYTES, Outbound
@@ -54,6 +55,15 @@ class Engine(Tables):
 
         self.handle_frame = handle_frame
         self._tap = _WatchedTap(self._unwatched_tap, watcher)
+
+    @property
+    def release_at(self) -> float:
+        """When `release` has something to do, if no datagram changes that."""
+        return self._inbound.release_at
+
+    def release(self, now: float) -> list[tuple[Forwarder, list[SessionEffect]]]:
+        """Let go on what has waited long enough for lost datagrams before it."""
+        return self._inbound.release(now)
 
     def flush(self, now: float) -> list[Forwarder]:
         """End a turn: nothing waits any longer. Return those whose sends failed."""

@@ -28,6 +28,9 @@ TYPE_PLAIN_CONTROL = 4
 TYPE_SPAN = 5
 """Data, one slice of a record that spans several datagrams."""
 TYPE_PLAIN_SPAN = 6
+TYPE_PARITY = 7
+"""What a lost datagram of data can be made from: see `router.sleeve.parity`."""
+TYPE_PLAIN_PARITY = 8
 
 HEADER = Struct("!BIQBB")
 """Type, receiver index, record counter, piece number, piece count."""

@@ -32,6 +32,7 @@ from router.sleeve.format import (
 from router.sleeve.fragments import Reassembler, split
 from router.sleeve.keys import NONCE
 from router.sleeve.layout import Layout
+from router.sleeve.parity import GROUP, Mender, parity_of
 from router.sleeve.pieces import MAX_PIECES, Cut
 from router.sleeve.record import (
     KIND_PIECE,
@@ -54,9 +55,12 @@ Part = bytes | memoryview
 LARGE_HEADROOM_BYTES = 96
 """Before a large frame that is sealed in place: inner header, hint and padding go there."""
 
-MAX_TWICE_BYTES = 256
-"""On a lossy path a record that is not longer leaves twice. Two TCP acknowledgements: a lost one
-stops a small window for 10 to 50 ms. When we are busy, bundles are longer than that."""
+MAX_FREE_BYTES = 512
+"""Parity of so few bytes is always sent: two TCP acknowledgements, say. A lost one stops a small
+window for 10 to 50 ms."""
+MAX_CREDIT_BYTES = 128 * 1024
+DATA_PER_PARITY = 2
+"""Other parity takes at most one byte for so many of data, and before that the credit."""
 
 assert INNER_HEADER_BYTES + RUN_HINT_BYTES + MAX_BATCH_DATAGRAMS < LARGE_HEADROOM_BYTES
 
@@ -115,6 +119,14 @@ class Forwarder:
         self._room = 0
         """How many more datagrams of `_size` bytes may join."""
         self._is_waiting = False
+        self._protected = False
+        """Parity is to go with this batch."""
+        self._credit_bytes = MAX_CREDIT_BYTES
+        self.parity_sent = 0
+        self.mended = 0
+        """Datagrams from the peer that were lost and made good by its parity."""
+        self.mender: Mender | None = None
+        """While the peer sends parity."""
 
     def plaintext_room(self) -> int:
         """How long a record's plain text, inner header included, may be to fit the path."""
@@ -137,9 +149,6 @@ class Forwarder:
         counter = epoch.counter
         epoch.counter = counter + 1
         self.seal(epoch, self._data_type, counter, 0, 1, plaintext)
-        if len(plaintext) <= MAX_TWICE_BYTES and self.session.lossy:
-            # The replay window of the peer takes one of the two, whichever comes first.
-            self._queue(*self._parts[-2:])
 
     def reserve(self, count: int) -> tuple[SendEpoch, int] | None:
         """Take `count` consecutive counters; the epoch and the first of them."""
@@ -359,6 +368,9 @@ class Forwarder:
             self._waiting.append(self)
         self._size = size
         self._room = min(MAX_BATCH_DATAGRAMS, MAX_BATCH_BYTES // size)
+        self._protected = self.session.parity and self._room > 1
+        if self._protected:
+            self._room -= -(-self._room // (GROUP + 1))
 
     def flush(self, now: float) -> None:
         """Send what is queued. Called at the end of each turn."""
@@ -375,11 +387,29 @@ class Forwarder:
         self._parts = []
         if self._layout.owner is self:
             self._layout.owner = None
+        elif self._protected:
+            parts = self._with_parity(parts)
         count = len(parts) // 2
         self.bytes_sent += (count - 1) * self._size + HEADER_BYTES + len(parts[-1])
         error = self._sink.send(parts, self._size, count, self.session.endpoint)
         if error:
             self._failed(error, count)
+
+    def _with_parity(self, parts: list[Part]) -> list[Part]:
+        """The parts of a batch that is to leave, and of its parity if that may be sent."""
+        count = len(parts) // 2
+        parity_bytes = -(-count // GROUP) * self._size
+        if parity_bytes > MAX_FREE_BYTES:
+            earned = count * self._size // DATA_PER_PARITY
+            self._credit_bytes = min(self._credit_bytes + earned, MAX_CREDIT_BYTES)
+            if parity_bytes > self._credit_bytes:
+                return parts
+            self._credit_bytes -= parity_bytes
+        parity = parity_of(parts, self._size)
+        self.parity_sent += len(parity) // 2
+        # Only the last one may be shorter.
+        last_at = len(parts) - 2 * (HEADER_BYTES + len(parts[-1]) < self._size)
+        return [*parts[:last_at], *parity, *parts[last_at:]]
 
     def _failed(self, error: str, count: int) -> None:
         self.send_error = error

@@ -10,6 +10,8 @@ with in it: that is what nearly every datagram of a fast flow is. Speed shapes t
 `tests/router/sleeve/bench_engine.py` measures it.
 """
 
+import math
+
 from cryptography.exceptions import InvalidTag
 
 from router.overlay.broadcast import BroadcastFilter
@@ -26,8 +28,10 @@ from router.sleeve.format import (
     PASS_ON,
     TYPE_CONTROL,
     TYPE_DATA,
+    TYPE_PARITY,
     TYPE_PLAIN_CONTROL,
     TYPE_PLAIN_DATA,
+    TYPE_PLAIN_PARITY,
     TYPE_PLAIN_SPAN,
     TYPE_SPAN,
     unpack_inner_header,
@@ -35,6 +39,7 @@ from router.sleeve.format import (
 from router.sleeve.forwarder import LARGE_HEADROOM_BYTES, Forwarder
 from router.sleeve.keys import NONCE
 from router.sleeve.layout import NUMBER_AT, NUMBERS
+from router.sleeve.parity import Batch, Mender, covered_by, may_follow
 from router.sleeve.pieces import (
     CHECKSUM_OFFSETS,
     GSO_NONE,
@@ -67,6 +72,8 @@ _unpack_header = HEADER.unpack_from
 _pack_nonce = NONCE.pack
 _MIN_DATAGRAM_BYTES = HEADER_BYTES + 1
 _COUNTER_END = HEADER_BYTES - 3
+_NO_END = 1 << 64
+_NO_BATCH: Batch = memoryview(b""), 1
 
 
 class Inbound:
@@ -75,12 +82,17 @@ class Inbound:
         self._data_type = TYPE_DATA if encrypted else TYPE_PLAIN_DATA
         self._control_type = TYPE_CONTROL if encrypted else TYPE_PLAIN_CONTROL
         self._span_type = TYPE_SPAN if encrypted else TYPE_PLAIN_SPAN
+        self._parity_type = TYPE_PARITY if encrypted else TYPE_PLAIN_PARITY
         self._run = Run()
         self._run_sender: Forwarder | None = None
         self._sliced: tuple[memoryview, int] = (memoryview(b""), 0)
         self._slices: list[memoryview] = []
         """Where the ciphertexts are in a buffer full of datagrams of one size."""
         self._broadcasts = BroadcastFilter()
+        self._holding: dict[Forwarder, ReceiveEpoch] = {}
+        """Whose datagrams wait for a hole before them to be filled; the epoch of the hole."""
+        self.release_at = math.inf
+        """When the first of them have waited long enough."""
         self._relayed: dict[tuple[ReceiveEpoch, int, int, Forwarder], tuple[SendEpoch, int]] = {}
 
     def handle_datagrams(
@@ -93,12 +105,15 @@ class Inbound:
         effects: list[tuple[Forwarder, list[SessionEffect]]] = []
         data_type = self._data_type
         span_type = self._span_type
+        parity_type = self._parity_type
         run = self._run
         last_index = -1
         highest = -1
         epoch: ReceiveEpoch | None = None
         forwarder: Forwarder | None = None
         records = datagrams = 0
+        parities = stride = 0
+        covered = tail_at = -1
         end = 0
         while end < length:
             start = end
@@ -124,9 +139,47 @@ class Inbound:
             if epoch is None or forwarder is None:
                 self._tables.drop("unknown-index")
                 continue
-            if counter <= window.highest and not window.check(counter):
-                forwarder.drop("replayed")
-                continue
+            if counter != window.highest + 1:
+                mender = forwarder.mender
+                if record_type == parity_type:
+                    if endpoint != forwarder.session.endpoint:
+                        forwarder.drop("parity-from-elsewhere")
+                        continue
+                    if mender is None:
+                        mender = forwarder.mender = Mender(data_type)
+                    group = covered_by(buffer[start:end], window.highest)
+                    if not group:
+                        forwarder.drop("malformed")
+                        continue
+                    if mender.found:
+                        effects += self._fill(forwarder, epoch, group[-1] + 1, endpoint, now)
+                    missing = [*filter(window.check, group)]
+                    if missing and missing[0] > window.highest and may_follow(buffer[start:end]):
+                        # The last datagram of a batch comes after its parity.
+                        del missing[-1:]
+                        tail_at = start
+                    if missing and missing[0] >= mender.given_up:
+                        mender.hold(buffer[start:length], size, window.highest + 1, now)
+                        length = start
+                        break
+                    parities += 1
+                    stride = group.step
+                    covered = max(covered, group[-1])
+                    continue
+                if counter <= window.highest:
+                    if not window.check(counter):
+                        forwarder.drop("replayed")
+                        if mender is not None and mender.was_only_late(index, counter):
+                            epoch.mended -= 1
+                            forwarder.mended -= 1
+                        continue
+                elif mender is not None and record_type == data_type:
+                    if mender.found:
+                        effects += self._fill(forwarder, epoch, counter, endpoint, now)
+                    if counter > window.highest + 1 >= mender.given_up:
+                        mender.hold(buffer[start:length], size, window.highest + 1, now)
+                        length = start
+                        break
             if record_type == span_type:
                 end, whole = self._take_span(forwarder, buffer, start, length, size, now)
                 if whole is None:
@@ -187,10 +240,84 @@ class Inbound:
             forwarder.bytes_received += length
             forwarder.records_received += records
             forwarder.frames_received += records
+            mender = forwarder.mender
+            if mender is not None:
+                if 0 <= tail_at < length and covered > window.highest and not mender.held:
+                    parity = buffer[tail_at : tail_at + size]
+                    mender.hold(parity, size, window.highest + 1, now, is_sure=False)
+                if mender.held and not mender.is_mending:
+                    batch = buffer[:length], size
+                    effects += self._mend(forwarder, epoch, batch, endpoint, now)
+                is_complete = parities >= stride and covered == window.highest
+                mender.keep(buffer[:length], size, parities, is_complete=is_complete)
+                if mender.idle:
+                    forwarder.mender = None
             if highest >= 0:
                 effects.append((forwarder, self._authentic(epoch, highest, endpoint, now)))
             if records:
                 effects.append((forwarder, forwarder.session.handle_data(epoch, datagrams, now)))
+        return effects
+
+    def _mend(
+        self,
+        forwarder: Forwarder,
+        epoch: ReceiveEpoch,
+        batch: Batch,
+        endpoint: Endpoint,
+        now: float,
+    ) -> list[tuple[Forwarder, list[SessionEffect]]]:
+        """Fill the holes that parity fills, and go through what waits for that, if it may go on.
+
+        `batch` was taken just now.
+        """
+        mender = forwarder.mender
+        assert mender is not None
+        effects: list[tuple[Forwarder, list[SessionEffect]]] = []
+        mender.is_mending = True
+        for held, size in mender.release(batch, epoch.window, now):
+            effects += self.handle_datagrams(held, len(held), size, endpoint, now)
+        if not mender.held:
+            effects += self._fill(forwarder, epoch, _NO_END, endpoint, now)
+        mender.is_mending, mender.given_up, mender.found = False, 0, {}
+        if mender.held:
+            self._holding[forwarder] = epoch
+            self.release_at = min(self.release_at, mender.release_at)
+        else:
+            self._holding.pop(forwarder, None)
+        return effects
+
+    def _fill(
+        self,
+        forwarder: Forwarder,
+        epoch: ReceiveEpoch,
+        end: int,
+        endpoint: Endpoint,
+        now: float,
+    ) -> list[tuple[Forwarder, list[SessionEffect]]]:
+        """Take the datagrams that parity yielded, up to this counter, as if they had come."""
+        mender = forwarder.mender
+        assert mender is not None
+        effects: list[tuple[Forwarder, list[SessionEffect]]] = []
+        for counter in [counter for counter in sorted(mender.found) if counter < end]:
+            datagram = mender.found.pop(counter)
+            length = len(datagram)
+            before = forwarder.records_received
+            effects += self.handle_datagrams(memoryview(datagram), length, length, endpoint, now)
+            if forwarder.records_received > before:
+                epoch.mended += 1
+                forwarder.mended += 1
+                mender.note_mended(epoch.local_index, counter)
+            else:
+                mender.given_up = max(mender.given_up, counter + 1)
+        return effects
+
+    def release(self, now: float) -> list[tuple[Forwarder, list[SessionEffect]]]:
+        """Let go on what has waited long enough for a hole before it to be filled."""
+        effects: list[tuple[Forwarder, list[SessionEffect]]] = []
+        self.release_at = math.inf
+        for forwarder, epoch in list(self._holding.items()):
+            endpoint = forwarder.session.endpoint
+            effects += self._mend(forwarder, epoch, _NO_BATCH, endpoint, now)
         return effects
 
     def _authentic(
@@ -503,5 +630,6 @@ class Inbound:
             self._run_sender.drop("malformed")
 
     def forget(self, forwarder: Forwarder) -> None:
+        self._holding.pop(forwarder, None)
         for name in [name for name in self._relayed if forwarder is name[3]]:
             del self._relayed[name]

@@ -67,7 +67,12 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     span: int = 0
     """How many datagrams a record to this peer may span now; 0: it did not say that it can."""
     losses: int = 0
-    """Records to this peer that did not reach it, as far as it told."""
+    """Records to this peer that did not reach it, as far as it told; parity may have made them
+    good."""
+    mended: int = 0
+    """Datagrams from this peer that were lost on the way and made good by parity."""
+    parity_sent: int = 0
+    """Datagrams of parity sent to it."""
     frames_sent: int
     frames_received: int
     bytes_sent: int

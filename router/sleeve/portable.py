@@ -208,8 +208,8 @@ class _Portable:
         steering = self._datapath.steering
         if steering.shutdown_wanted:
             self._ending.set()
-        if steering.next_at != self._timer_at or self._timer is None:
-            self._set_timer(steering.next_at)
+        if self._datapath.next_at != self._timer_at or self._timer is None:
+            self._set_timer(self._datapath.next_at)
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:

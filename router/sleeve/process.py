@@ -52,7 +52,7 @@ def run(datapath: Datapath, sockets: UdpSockets) -> None:
     buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
     handle_datagrams = engine.handle_datagrams
     while not steering.shutdown_wanted:
-        wait_s = max(0.0, min(steering.next_at - time.monotonic(), MAX_WAIT_S))
+        wait_s = max(0.0, min(datapath.next_at - time.monotonic(), MAX_WAIT_S))
         events = poll.poll(wait_s)
         now = time.monotonic()
         ready_queues = sum(fd in tap_queues for fd, _ in events)

@@ -90,8 +90,8 @@ class Session:
         """When the hot path last sent a frame."""
         self.span = 0
         """How many datagrams a record may span; 0: the peer may not know runs of segments."""
-        self.lossy = False
-        """Datagrams to the peer are being lost, by what it tells."""
+        self.parity = False
+        """Datagrams to the peer are being lost, and it can make them good from parity."""
         self._span_choice = SpanChoice(max_span)
         self._receipts = Receipts(max_span)
         self._keying = Keying(self, encrypted, rng, now, new_index, new_private_key, rekey_after_s)
@@ -215,7 +215,7 @@ class Session:
             case Receipt() as receipt:
                 self._span_choice.handle_receipt(receipt, now)
                 self.span = self._span_choice.span
-                self.lossy = self._span_choice.lossy
+                self.parity = self._span_choice.parity
             case None:
                 self.unknown_controls += 1  # a newer peer may say things that we do not know
         self._note_keys()
@@ -305,7 +305,7 @@ class Session:
         self._fit_datagrams_to_path()
         self._span_choice.start_anew()
         self.span = self._span_choice.span
-        self.lossy = self._span_choice.lossy
+        self.parity = self._span_choice.parity
         self._liveness.probe_at = now
         effects: list[SessionEffect] = [Roamed(endpoint)]
         effects += self._probe_if_due(now)

@@ -25,9 +25,6 @@ CLEAN_PER_SPAN = 1_000
 MIN_CLEAN = 8_000
 """At a loss of 0.1 %, so many pass between two losses once in three thousand times."""
 
-LOSSY_DATAGRAMS = 2_000
-"""A path that lost something among the last so many datagrams is *lossy*: 0.05 % and more."""
-
 REPORT_INTERVAL_S = 0.1
 LOSS_REPORT_INTERVAL_S = 0.02
 """Between two reports when there is a loss to tell."""
@@ -50,8 +47,8 @@ class SpanChoice:
         """Datagrams that a record may span now; 0 while we do not know that the peer knows runs."""
         self.losses = 0
         """Records that the peer missed, as far as it said."""
-        self.lossy = False
-        """Datagrams are being lost: what is small and matters may well travel twice."""
+        self.parity = False
+        """Datagrams are being lost, and the peer can make them good from parity."""
         self._max_span = max_span
         self._clean = 0
         """Datagrams that came through since the last loss."""
@@ -70,17 +67,17 @@ class SpanChoice:
         if lost:
             self.losses += lost
             self.start_anew()
-            self.lossy = True
+            self.parity = receipt.mends
             return
         self._clean += came
-        self.lossy = self.lossy and self._clean < LOSSY_DATAGRAMS
+        self.parity = self.parity and self._clean < MIN_CLEAN
         earned = self._clean // CLEAN_PER_SPAN if self._clean >= MIN_CLEAN else 1
         limit = max(1, min(self._max_span, receipt.max_span))
         self.span = min(1 << earned.bit_length() - 1, limit)
 
     def start_anew(self) -> None:
         """Nothing is known of the path any longer, or that it is lossy."""
-        self.lossy = False
+        self.parity = False
         self._clean = 0
         self.span = min(self.span, 1)
 
@@ -105,7 +102,8 @@ class Receipts:
     def note(self, epoch: ReceiveEpoch, datagrams: int, now: float) -> Receipt | None:
         """Data came in on this epoch; the receipt that is due, if one is."""
         self._datagrams += datagrams
-        missing = epoch.window.missing
+        # Parity makes good what a path loses, and does not make the path a better one.
+        missing = epoch.window.missing + epoch.mended
         if epoch.missing_noted < 0:
             # Probes that we could not understand before this epoch was installed here too.
             epoch.missing_noted = missing

@@ -361,6 +361,10 @@ class SessionStatus(Struct):
     drops: list[CounterStatus]
     records_sent: int = 0
     records_received: int = 0
+    mended: int = 0
+    """Datagrams from the peer that were lost on the way and made good by parity."""
+    parity_sent: int = 0
+    """Datagrams of parity sent to the peer, because it tells that some are lost."""
 
 
 class DatapathStatus(Struct):

@@ -233,6 +233,16 @@ def _session_metrics(sessions: list[schema.SessionStatus]) -> Iterator[Metric]:
         ("frames_received", "Frames from the peer.", lambda session: session.frames_received),
         ("records_sent", "Records sent to the peer.", lambda session: session.records_sent),
         ("records_received", "Records from the peer.", lambda session: session.records_received),
+        (
+            "datagrams_mended",
+            "Datagrams from the peer that were lost on the way and made good by parity.",
+            lambda session: session.mended,
+        ),
+        (
+            "parity_sent",
+            "Datagrams of parity sent to the peer.",
+            lambda session: session.parity_sent,
+        ),
         ("sent_bytes", "Bytes of frames sent to the peer.", lambda session: session.bytes_sent),
         (
             "received_bytes",

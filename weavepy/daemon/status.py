@@ -156,6 +156,8 @@ def _session(session: SessionReport, mesh: Mesh) -> schema.SessionStatus:
         bytes_received=session.bytes_received,
         records_sent=session.records_sent,
         records_received=session.records_received,
+        mended=session.mended,
+        parity_sent=session.parity_sent,
         drops=_counters(session.drops),
     )
 

@@ -140,16 +140,19 @@ class Node:
 
     def end_turn(self) -> None:
         now = self._wire.now
+        if now >= self.engine.release_at:
+            self.steering.handle_effects(self.engine.release(now), now)
         self.steering.handle_failed(self.engine.flush(now), now)
 
     def forwarder(self, other: "Node") -> Forwarder:
         return self.engine.forwarders[other.number]
 
-    def pin_span(self, other: "Node", span: int) -> None:
+    def pin_span(self, other: "Node", span: int, *, parity: bool = False) -> None:
         """Records to that node span so many datagrams, whatever it tells about losses."""
         session = self.forwarder(other).session
         session._span_choice = PinnedSpan(span)
         session.span = span
+        session.parity = session._span_choice.parity = parity
 
     def drops(self) -> dict[str, int]:
         total = dict(self.engine.drops)
