@@ -130,6 +130,7 @@ class Mender:
         """The counter that `held` waits for."""
         self._held_count = 0
         self._parity_came = self._is_sure = False
+        """Parity that may fill the hole is held; and it is one, not only a datagram to come."""
         self._data_type = data_type
         self._parity_type = PARITY_TYPES[data_type]
         self._kept: deque[Batch] = deque()
@@ -161,7 +162,10 @@ class Mender:
         if self._held_count > MAX_HELD:
             self.release_at = -math.inf
         self._is_sure = self._is_sure or is_sure
-        self._parity_came = self._parity_came or self._parity_type in bytes(batch[::size])
+        for at in range(0, len(batch) - HEADER_BYTES, size):
+            if batch[at] == self._parity_type and not self._parity_came:
+                group = covered_by(batch[at:], self._lost)
+                self._parity_came = self._lost in group or _is_later(group, self._lost)
 
     def release(self, taken: Batch, window: ReplayWindow, now: float) -> list[Batch]:
         """What to go through now, `found` being filled; nothing while it has to wait.
@@ -221,8 +225,8 @@ class Mender:
                         self.found[missing[0]] = datagram
             elif lost in missing and any(lost < counter < newest for counter in missing):
                 is_hopeless = True  # it is not the only one of its group
-            if group and group[0] - group.step >= lost:
-                is_hopeless = True  # this is parity of a later batch
+            if _is_later(group, lost):
+                is_hopeless = True
         return is_hopeless and lost not in self.found
 
     def note_mended(self, index: int, counter: int) -> None:
@@ -266,6 +270,11 @@ def covered_by(parity: memoryview, highest: int) -> range:
 def may_follow(parity: memoryview) -> bool:
     """Whether the last datagram of this group comes after its parity, being shorter."""
     return bool(PARITY.unpack_from(parity)[5])
+
+
+def _is_later(group: range, lost: int) -> bool:
+    """Whether this is a group of a batch that began after this datagram."""
+    return bool(group) and group[0] - group.step >= lost
 
 
 def _remaining(
