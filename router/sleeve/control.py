@@ -16,8 +16,9 @@ _OFFER = Struct("!B8s32sI")
 _ACCEPTANCE = Struct("!B8s8s32sI")
 _RECEIPT = Struct("!BBII")
 
+_MENDED = Struct("!I")
 _MENDS = 0x80
-"""Beside the span of a receipt."""
+"""Beside the span of a receipt: it says how much was mended."""
 
 _KIND_PROBE = 1
 _KIND_ANSWER = 2
@@ -74,8 +75,9 @@ class Receipt:
     """Datagrams of authentic data records, counted modulo 2^32."""
     lost: int
     """Records that did not come, or not in one piece, counted modulo 2^32."""
-    mends: bool = True
-    """The sender of this knows what to do with parity: see `router.sleeve.parity`."""
+    mended: int | None = 0
+    """How many of those parity made good, likewise; None: parity is of no use to the sender of
+    this. See `router.sleeve.parity`."""
 
 
 ControlMessage = Probe | Answer | Offer | Acceptance | Receipt
@@ -94,8 +96,9 @@ def encode_control(message: ControlMessage) -> bytes:
                 _KIND_ACCEPTANCE, message.base, message.offer, message.public_key, message.index
             )
         case Receipt():
-            abilities = message.max_span | (_MENDS if message.mends else 0)
-            return _RECEIPT.pack(_KIND_RECEIPT, abilities, message.datagrams, message.lost)
+            abilities = message.max_span if message.mended is None else message.max_span | _MENDS
+            receipt = _RECEIPT.pack(_KIND_RECEIPT, abilities, message.datagrams, message.lost)
+            return receipt if message.mended is None else receipt + _MENDED.pack(message.mended)
 
 
 def decode_control(payload: bytes | memoryview) -> ControlMessage | None:
@@ -116,5 +119,9 @@ def decode_control(payload: bytes | memoryview) -> ControlMessage | None:
         return Acceptance(base, offer, public_key, index)
     if kind == _KIND_RECEIPT and len(payload) >= _RECEIPT.size:
         _, abilities, datagrams, lost = _RECEIPT.unpack_from(payload)
-        return Receipt(abilities & ~_MENDS, datagrams, lost, bool(abilities & _MENDS))
+        if not abilities & _MENDS:
+            return Receipt(abilities, datagrams, lost, None)
+        if len(payload) >= _RECEIPT.size + _MENDED.size:
+            (mended,) = _MENDED.unpack_from(payload, _RECEIPT.size)
+            return Receipt(abilities & ~_MENDS, datagrams, lost, mended)
     return None

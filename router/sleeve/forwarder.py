@@ -123,8 +123,6 @@ class Forwarder:
         """Parity is to go with this batch."""
         self._credit_bytes = MAX_CREDIT_BYTES
         self.parity_sent = 0
-        self.mended = 0
-        """Datagrams from the peer that were lost and made good by its parity."""
         self.mender: Mender | None = None
         """While the peer sends parity."""
 

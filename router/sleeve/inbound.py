@@ -170,8 +170,7 @@ class Inbound:
                     if not window.check(counter):
                         forwarder.drop("replayed")
                         if mender is not None and mender.was_only_late(index, counter):
-                            epoch.mended -= 1
-                            forwarder.mended -= 1
+                            forwarder.session.note_mended(epoch, -1)
                         continue
                 elif mender is not None and record_type == data_type:
                     if mender.found:
@@ -304,8 +303,7 @@ class Inbound:
             before = forwarder.records_received
             effects += self.handle_datagrams(memoryview(datagram), length, length, endpoint, now)
             if forwarder.records_received > before:
-                epoch.mended += 1
-                forwarder.mended += 1
+                forwarder.session.note_mended(epoch, 1)
                 mender.note_mended(epoch.local_index, counter)
             else:
                 mender.given_up = max(mender.given_up, counter + 1)

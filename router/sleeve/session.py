@@ -135,6 +135,11 @@ class Session:
         return self._sizes.path_mtu_bytes
 
     @property
+    def mended(self) -> int:
+        """How many datagrams of the peer were lost and made good by its parity."""
+        return self._receipts.mended
+
+    @property
     def losses(self) -> int:
         """How many of our records the peer missed, as far as it told."""
         return self._span_choice.losses
@@ -185,6 +190,11 @@ class Session:
         if receipt is None or self.sending is None:
             return []
         return [SendControl(self.sending, encode_control(receipt), SMALL, self.endpoint)]
+
+    def note_mended(self, epoch: ReceiveEpoch, count: int) -> None:
+        """So many of the records on this epoch that came in were made from parity."""
+        epoch.mended += count
+        self._receipts.mended += count
 
     def handle_control(
         self,

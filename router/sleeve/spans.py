@@ -17,6 +17,7 @@ import math
 
 from router.sleeve.control import Receipt
 from router.sleeve.effects import ReceiveEpoch
+from router.sleeve.worth import ParityWorth
 
 MAX_SPAN = 64
 """Datagrams. More than a large frame needs at an MTU of 1,500, and than one send may carry."""
@@ -48,7 +49,8 @@ class SpanChoice:
         self.losses = 0
         """Records that the peer missed, as far as it said."""
         self.parity = False
-        """Datagrams are being lost, and the peer can make them good from parity."""
+        """Datagrams are being lost, and the peer makes them good from parity."""
+        self._worth = ParityWorth()
         self._max_span = max_span
         self._clean = 0
         """Datagrams that came through since the last loss."""
@@ -60,14 +62,17 @@ class SpanChoice:
         if before is None:
             self.span = 1
             return
+        mended = ((receipt.mended or 0) - (before.mended or 0)) % _COUNTS
         came = (receipt.datagrams - before.datagrams) % _COUNTS
         lost = (receipt.lost - before.lost) % _COUNTS
-        if came >= _COUNTS // 2 or lost >= _COUNTS // 2:
+        if max(came, lost, mended) >= _COUNTS // 2:
             return  # an older receipt than the one before, or a peer that began anew
+        if self.parity:
+            self._worth.note(lost, mended, now)
         if lost:
             self.losses += lost
             self.start_anew()
-            self.parity = receipt.mends
+            self.parity = receipt.mended is not None and self._worth.is_worth_it(now)
             return
         self._clean += came
         self.parity = self.parity and self._clean < MIN_CLEAN
@@ -92,6 +97,8 @@ class Receipts:
 
     def __init__(self, max_span: int = MAX_SPAN) -> None:
         self._max_span = max_span
+        self.mended = 0
+        """Datagrams that were lost and made good by parity."""
         self._datagrams = 0
         self._lost = 0
         self._told_at = -math.inf
@@ -121,4 +128,5 @@ class Receipts:
             return None
         self._told_at = now
         self._told_lost = self._lost
-        return Receipt(self._max_span, self._datagrams % _COUNTS, self._lost % _COUNTS)
+        counts = self._datagrams % _COUNTS, self._lost % _COUNTS, self.mended % _COUNTS
+        return Receipt(self._max_span, *counts)

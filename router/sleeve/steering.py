@@ -382,7 +382,7 @@ def _session_report(forwarder: Forwarder) -> SessionReport:
         rtt_ms=session.rtt_ms,
         span=session.span,
         losses=session.losses,
-        mended=forwarder.mended,
+        mended=session.mended,
         parity_sent=forwarder.parity_sent,
         frames_sent=forwarder.frames_sent,
         frames_received=forwarder.frames_received,

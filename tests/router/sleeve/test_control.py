@@ -20,8 +20,8 @@ EXAMPLES = [
         Acceptance(b"basebase", b"offeroff", b"q" * 32, 0xFFFFFFFF),
         "04" + b"basebase".hex() + b"offeroff".hex() + "71" * 32 + "ffffffff",
     ),
-    (Receipt(64, 0xFFFFFFFF, 7), "05c0ffffffff00000007"),
-    (Receipt(64, 0xFFFFFFFF, 7, mends=False), "0540ffffffff00000007"),
+    (Receipt(64, 0xFFFFFFFF, 7, 5), "05c0ffffffff0000000700000005"),
+    (Receipt(64, 0xFFFFFFFF, 7, None), "0540ffffffff00000007"),
 ]
 
 

@@ -13,6 +13,7 @@ from router.sleeve.format import HEADER, HEADER_BYTES, TYPE_DATA, TYPE_PARITY, T
 from router.sleeve.parity import GROUP, HOLD_S, PARITY, parity_of
 from router.sleeve.spans import MAX_SPAN, MIN_CLEAN, SpanChoice
 from router.sleeve.window import ReplayWindow
+from router.sleeve.worth import TRIAL_LOSSES
 from tests.router.sleeve.flows import ACK, PSH, Flow
 from tests.router.sleeve.memory import Batch, Node, Wire, chain, frame_of, pair
 from tests.router.sleeve.test_spanning import between, left_by, segments_of
@@ -72,7 +73,7 @@ def test_any_one_lost_datagram_is_made_good_in_its_place(
     assert count <= flow.count * (1 + 1 / GROUP) + 2
     for lost in range(count):
         two.bridge.clear()
-        mended = two.forwarder(one).mended
+        mended = two.forwarder(one).session.mended
         datagrams = [d for b in batches_of(wire, one, two, flow) for d in b.datagrams]
         gone = datagrams.pop(lost)
         deliver(two, one.host, datagrams, together)
@@ -82,7 +83,7 @@ def test_any_one_lost_datagram_is_made_good_in_its_place(
             two.end_turn()
         two.end_turn()
         assert left_by(two, flow) == segments_of(flow, one, two), f"without datagram {lost}"
-        assert two.forwarder(one).mended == mended + (not is_parity(gone))
+        assert two.forwarder(one).session.mended == mended + (not is_parity(gone))
 
 
 def test_a_burst_as_long_as_there_are_groups_is_made_good() -> None:
@@ -92,8 +93,8 @@ def test_a_burst_as_long_as_there_are_groups_is_made_good() -> None:
     assert groups == -(-(len(first.datagrams) - groups) // GROUP) > 7
     deliver(two, one.host, first.datagrams[5 + groups :])
     deliver(two, one.host, first.datagrams[:5])
-    came = two.forwarder(one).mended + len(first.datagrams) - groups
-    assert two.forwarder(one).mended >= groups - 5, came
+    came = two.forwarder(one).session.mended + len(first.datagrams) - groups
+    assert two.forwarder(one).session.mended >= groups - 5, came
 
 
 @pytest.mark.parametrize("size", [1, 60, 1386])
@@ -121,11 +122,11 @@ def test_a_clean_path_and_a_peer_that_cannot_mend_get_none() -> None:
     wire.run()
     assert not any(map(is_parity, wire.carried))
     assert two.forwarder(one).mender is None
-    for mends in (False, True):
+    for mended in (None, 0):
         choice = SpanChoice()
-        choice.handle_receipt(Receipt(MAX_SPAN, 0, 0, mends), 0.0)
-        choice.handle_receipt(Receipt(MAX_SPAN, 1, 1, mends), 0.0)
-        assert choice.parity == mends
+        choice.handle_receipt(Receipt(MAX_SPAN, 0, 0, mended), 0.0)
+        choice.handle_receipt(Receipt(MAX_SPAN, 1, 1, mended), 0.0)
+        assert choice.parity == (mended is not None)
 
 
 def test_a_path_gets_parity_from_a_loss_until_spans_begin_again() -> None:
@@ -146,6 +147,23 @@ def test_a_path_gets_parity_from_a_loss_until_spans_begin_again() -> None:
     assert not choice.parity, "nothing is known of another path"
 
 
+def test_parity_that_mends_nothing_pauses_ever_longer_and_one_that_mends_goes_on() -> None:
+    for share, trials in ((0.2, [1, 10, 20, 40, 80, 160, 320, 320]), (0.5, [])):
+        choice = SpanChoice()
+        lost, now, pauses, paused_at = 0, 0.0, [], -1.0
+        choice.handle_receipt(Receipt(MAX_SPAN, 0, 0), now)
+        while now < 1200:
+            now += 1
+            lost += TRIAL_LOSSES
+            choice.handle_receipt(Receipt(MAX_SPAN, 0, lost, round(lost * share)), now)
+            if paused_at >= 0 and choice.parity:
+                pauses.append(now - paused_at)
+            paused_at = paused_at if not choice.parity and paused_at >= 0 else now
+            paused_at = -1.0 if choice.parity else paused_at
+        assert pauses == trials[1 : 1 + len(pauses)]
+        assert len(pauses) >= len(trials) - 2
+
+
 def test_what_was_made_good_was_lost_all_the_same() -> None:
     wire, one, two = protected()
     for _ in range(8):
@@ -163,7 +181,7 @@ def test_what_was_overtaken_by_its_parity_does_not_count_as_lost() -> None:
     datagrams = [d for b in batches_of(wire, one, two, FEW) for d in b.datagrams]
     deliver(two, one.host, [*datagrams[1:], datagrams[0]])
     assert two.drops() == {"replayed": 1}
-    assert two.forwarder(one).mended == 0
+    assert two.forwarder(one).session.mended == 0
     assert [epoch.mended for epoch, _ in two.engine.epochs.values()] == [0]
 
 
@@ -180,8 +198,8 @@ def test_a_relay_protects_by_the_loss_of_the_path_onward() -> None:
     )
     wire.run()
     assert left_by(three, LARGE) == segments_of(LARGE, one, three)
-    assert three.forwarder(two).mended > 0
-    assert two.forwarder(one).mended == 0
+    assert three.forwarder(two).session.mended > 0
+    assert two.forwarder(one).session.mended == 0
 
 
 @settings(max_examples=150, deadline=None)
@@ -249,7 +267,7 @@ def test_forged_parity_costs_only_so_many_attempts(monkeypatch: pytest.MonkeyPat
         two.receive(forged, len(forged), one.host)
     assert attempts <= parity.MAX_FRUITLESS
     two.receive(forged, len(forged), "10.99.0.77")
-    assert two.forwarder(one).mended == 0
+    assert two.forwarder(one).session.mended == 0
 
 
 def test_what_is_kept_for_parity_is_bounded_and_let_go() -> None:
