@@ -39,7 +39,7 @@ from router.sleeve.format import (
 from router.sleeve.forwarder import LARGE_HEADROOM_BYTES, Forwarder
 from router.sleeve.keys import NONCE
 from router.sleeve.layout import NUMBER_AT, NUMBERS
-from router.sleeve.parity import Batch, Mender, covered_by, may_follow
+from router.sleeve.parity import Mender
 from router.sleeve.pieces import (
     CHECKSUM_OFFSETS,
     GSO_NONE,
@@ -72,8 +72,6 @@ _unpack_header = HEADER.unpack_from
 _pack_nonce = NONCE.pack
 _MIN_DATAGRAM_BYTES = HEADER_BYTES + 1
 _COUNTER_END = HEADER_BYTES - 3
-_NO_END = 1 << 64
-_NO_BATCH: Batch = memoryview(b""), 1
 
 
 class Inbound:
@@ -112,8 +110,6 @@ class Inbound:
         epoch: ReceiveEpoch | None = None
         forwarder: Forwarder | None = None
         records = datagrams = 0
-        parities = stride = 0
-        covered = tail_at = -1
         end = 0
         while end < length:
             start = end
@@ -147,24 +143,12 @@ class Inbound:
                         continue
                     if mender is None:
                         mender = forwarder.mender = Mender(data_type)
-                    group = covered_by(buffer[start:end], window.highest)
-                    if not group:
-                        forwarder.drop("malformed")
-                        continue
                     if mender.found:
-                        effects += self._fill(forwarder, epoch, group[-1] + 1, endpoint, now)
-                    missing = [*filter(window.check, group)]
-                    if missing and missing[0] > window.highest and may_follow(buffer[start:end]):
-                        # The last datagram of a batch comes after its parity.
-                        del missing[-1:]
-                        tail_at = start
-                    if missing and missing[0] >= mender.given_up:
+                        effects += self._fill(forwarder, epoch, now)
+                    if mender.take_parity(buffer[start:end], window):
                         mender.hold(buffer[start:length], size, window.highest + 1, now)
                         length = start
                         break
-                    parities += 1
-                    stride = group.step
-                    covered = max(covered, group[-1])
                     continue
                 if counter <= window.highest:
                     if not window.check(counter):
@@ -174,8 +158,10 @@ class Inbound:
                         continue
                 elif mender is not None and record_type == data_type:
                     if mender.found:
-                        effects += self._fill(forwarder, epoch, counter, endpoint, now)
-                    if counter > window.highest + 1 >= mender.given_up:
+                        effects += self._fill(forwarder, epoch, now, counter)
+                    if counter > window.highest + 1 >= mender.given_up and (
+                        endpoint == forwarder.session.endpoint
+                    ):
                         mender.hold(buffer[start:length], size, window.highest + 1, now)
                         length = start
                         break
@@ -240,16 +226,11 @@ class Inbound:
             forwarder.records_received += records
             forwarder.frames_received += records
             mender = forwarder.mender
-            if mender is not None:
-                if 0 <= tail_at < length and covered > window.highest and not mender.held:
-                    parity = buffer[tail_at : tail_at + size]
-                    mender.hold(parity, size, window.highest + 1, now, is_sure=False)
+            if mender is not None and not mender.is_filling:
+                mender.end_batch(buffer[:length], size, window.highest, now)
                 if mender.held and not mender.is_mending:
-                    batch = buffer[:length], size
-                    effects += self._mend(forwarder, epoch, batch, endpoint, now)
-                is_complete = parities >= stride and covered == window.highest
-                mender.keep(buffer[:length], size, parities, is_complete=is_complete)
-                if mender.idle:
+                    effects += self._mend(forwarder, epoch, now)
+                if mender.is_idle:
                     forwarder.mender = None
             if highest >= 0:
                 effects.append((forwarder, self._authentic(epoch, highest, endpoint, now)))
@@ -258,26 +239,20 @@ class Inbound:
         return effects
 
     def _mend(
-        self,
-        forwarder: Forwarder,
-        epoch: ReceiveEpoch,
-        batch: Batch,
-        endpoint: Endpoint,
-        now: float,
+        self, forwarder: Forwarder, epoch: ReceiveEpoch, now: float
     ) -> list[tuple[Forwarder, list[SessionEffect]]]:
-        """Fill the holes that parity fills, and go through what waits for that, if it may go on.
-
-        `batch` was taken just now.
-        """
+        """Go through what is held back, if it may go on, with what parity yields in its place."""
         mender = forwarder.mender
         assert mender is not None
         effects: list[tuple[Forwarder, list[SessionEffect]]] = []
+        # Only what came from there is held.
+        endpoint = forwarder.session.endpoint
         mender.is_mending = True
-        for held, size in mender.release(batch, epoch.window, now):
+        for held, size in mender.release(epoch.window, now):
             effects += self.handle_datagrams(held, len(held), size, endpoint, now)
         if not mender.held:
-            effects += self._fill(forwarder, epoch, _NO_END, endpoint, now)
-        mender.is_mending, mender.given_up, mender.found = False, 0, {}
+            effects += self._fill(forwarder, epoch, now)
+        mender.end_mending()
         if mender.held:
             self._holding[forwarder] = epoch
             self.release_at = min(self.release_at, mender.release_at)
@@ -286,18 +261,18 @@ class Inbound:
         return effects
 
     def _fill(
-        self,
-        forwarder: Forwarder,
-        epoch: ReceiveEpoch,
-        end: int,
-        endpoint: Endpoint,
-        now: float,
+        self, forwarder: Forwarder, epoch: ReceiveEpoch, now: float, end: float = math.inf
     ) -> list[tuple[Forwarder, list[SessionEffect]]]:
-        """Take the datagrams that parity yielded, up to this counter, as if they had come."""
+        """Take what parity yields, below this counter, as if it had come: what is next, or late."""
         mender = forwarder.mender
         assert mender is not None
         effects: list[tuple[Forwarder, list[SessionEffect]]] = []
-        for counter in [counter for counter in sorted(mender.found) if counter < end]:
+        endpoint = forwarder.session.endpoint
+        mender.is_filling = True
+        for counter in sorted(mender.found):
+            following = epoch.window.highest + 1
+            if counter >= end or counter > following >= mender.given_up:
+                break
             datagram = mender.found.pop(counter)
             length = len(datagram)
             before = forwarder.records_received
@@ -307,15 +282,15 @@ class Inbound:
                 mender.note_mended(epoch.local_index, counter)
             else:
                 mender.given_up = max(mender.given_up, counter + 1)
+        mender.is_filling = False
         return effects
 
     def release(self, now: float) -> list[tuple[Forwarder, list[SessionEffect]]]:
-        """Let go on what has waited long enough for a hole before it to be filled."""
+        """Let go on what has waited long enough for lost datagrams before it."""
         effects: list[tuple[Forwarder, list[SessionEffect]]] = []
         self.release_at = math.inf
         for forwarder, epoch in list(self._holding.items()):
-            endpoint = forwarder.session.endpoint
-            effects += self._mend(forwarder, epoch, _NO_BATCH, endpoint, now)
+            effects += self._mend(forwarder, epoch, now)
         return effects
 
     def _authentic(

@@ -66,7 +66,7 @@ MAX_IDLE_BATCHES = 256
 """Batches without any parity, after which a peer sends none any more."""
 
 MAX_FRUITLESS = 500
-"""Per second, attempts that yielded nothing authentic. One takes 0.1 ms at most."""
+"""Per second, attempts that yielded nothing authentic, at 0.1 ms at most."""
 
 MAX_REMEMBERED = 64
 """Datagrams that were made good lately, which might yet come."""
@@ -123,6 +123,9 @@ class Mender:
         self.found: dict[int, bytes] = {}
         """While `held` is gone through again: datagrams that fill holes, by their counters."""
         self.is_mending = False
+        """`held` is gone through again."""
+        self.is_filling = False
+        """What was found is taken."""
         self.given_up: float = 0
         """While `held` is gone through again: wait for no datagram below this counter."""
         self.release_at = math.inf
@@ -133,6 +136,12 @@ class Mender:
         """Parity that may fill the hole is held; and it is one, not only a datagram to come."""
         self._data_type = data_type
         self._parity_type = PARITY_TYPES[data_type]
+        self._parities = self._stride = 0
+        """Groups that were told of in this batch, and how many there are."""
+        self._covered = -1
+        """The last counter of them all."""
+        self._tail: bytes = b""
+        """Parity of the one group that the last datagram is missing of, which may follow."""
         self._kept: deque[Batch] = deque()
         """Batches that were taken, and whose parity has not come."""
         self._kept_count = 0
@@ -143,8 +152,41 @@ class Mender:
         self._fruitless_since = -math.inf
 
     @property
-    def idle(self) -> bool:
-        return self._idle_batches > MAX_IDLE_BATCHES and not self.held
+    def is_idle(self) -> bool:
+        return self._idle_batches > MAX_IDLE_BATCHES and not (self.held or self.is_mending)
+
+    def take_parity(self, parity: memoryview, window: ReplayWindow) -> bool:
+        """True if something of its group is lost, so that it and what follows has to be held."""
+        group = covered_by(parity, window.highest)
+        if not group:
+            return False
+        missing = [*filter(window.check, group)]
+        if missing and missing[0] > window.highest and may_follow(parity):
+            del missing[-1]
+            self._tail = bytes(parity)
+        self._parities += 1
+        self._stride = group.step
+        self._covered = max(self._covered, group[-1])
+        return bool(missing) and missing[0] >= self.given_up
+
+    def end_batch(self, batch: memoryview, size: int, highest: int, now: float) -> None:
+        """This was taken, and what followed it, if anything did, is held."""
+        tail, self._tail = self._tail, b""
+        parities, self._parities = self._parities, 0
+        covered, self._covered = self._covered, -1
+        self._idle_batches = 0 if parities else self._idle_batches + 1
+        if parities >= self._stride and covered == highest:
+            # All of it came, as it usually does.
+            self._kept.clear()
+            self._kept_count = 0
+            return
+        self._kept.append((memoryview(bytes(batch)), size))
+        self._kept_count += -(-len(batch) // size)
+        while self._kept_count > MAX_KEPT:
+            batch, size = self._kept.popleft()
+            self._kept_count -= -(-len(batch) // size)
+        if tail and covered > highest and not self.held:
+            self.hold(memoryview(tail), len(tail), highest + 1, now, is_sure=False)
 
     def hold(
         self, batch: memoryview, size: int, lost: int, now: float, *, is_sure: bool = True
@@ -155,8 +197,9 @@ class Mender:
         """
         if not self.held:
             self._lost = lost
-            self.release_at = now + HOLD_S
             self._parity_came = self._is_sure = False
+            if not self.is_mending:
+                self.release_at = now + HOLD_S
         self.held.append((memoryview(bytes(batch)), size))
         self._held_count += -(-len(batch) // size)
         if self._held_count > MAX_HELD:
@@ -164,20 +207,16 @@ class Mender:
         self._is_sure = self._is_sure or is_sure
         for at in range(0, len(batch) - HEADER_BYTES, size):
             if batch[at] == self._parity_type and not self._parity_came:
-                group = covered_by(batch[at:], self._lost)
-                self._parity_came = self._lost in group or _is_later(group, self._lost)
+                group = covered_by(batch[at:], lost)
+                self._parity_came = lost in group or _is_later(group, lost)
 
-    def release(self, taken: Batch, window: ReplayWindow, now: float) -> list[Batch]:
-        """What to go through now, `found` being filled; nothing while it has to wait.
-
-        `taken` came before what is held.
-        """
+    def release(self, window: ReplayWindow, now: float) -> list[Batch]:
+        """What to go through now, `found` being filled; nothing while it has to wait."""
         is_late = now >= self.release_at
         lost = window.highest + 1
-        self.found = {}
         is_hopeless = False
         if self._parity_came and (self._is_sure or is_late):
-            is_hopeless = self._find(taken, window, is_late, now)
+            is_hopeless = self._find(window, is_late, now)
         if is_late:
             self.given_up = math.inf
         elif is_hopeless:
@@ -186,10 +225,14 @@ class Mender:
             return []
         held, self.held = self.held, []
         self._held_count = 0
-        self.release_at = math.inf
         return held
 
-    def _find(self, taken: Batch, window: ReplayWindow, is_late: bool, now: float) -> bool:
+    def end_mending(self) -> None:
+        self.is_mending = False
+        self.given_up = 0
+        self.found = {}
+
+    def _find(self, window: ReplayWindow, is_late: bool, now: float) -> bool:
         """Note what parity yields: datagrams that did not come, and may be forged.
 
         True if the first one that is missing is not among them and never will be.
@@ -198,11 +241,10 @@ class Mender:
             self._fruitless, self._fruitless_since = 0, now
         if self._fruitless >= MAX_FRUITLESS:
             return True
-        self._fruitless += 1
         members: dict[tuple[int, int], memoryview] = {}
         parities = []
         newest = -1
-        for batch, size in (*self._kept, taken, *self.held):
+        for batch, size in (*self._kept, *self.held):
             for at in range(0, len(batch) - HEADER_BYTES, size):
                 record_type, index, counter, _, _ = HEADER.unpack_from(batch, at)
                 if record_type == self._parity_type:
@@ -219,14 +261,18 @@ class Mender:
                 each for each in group if (index, each) not in members and window.check(each)
             ]
             if len(missing) == 1 and len(at_hand) == len(group) - 1:
-                if missing[0] < newest or is_late or not may_follow(parity):
-                    datagram = _remaining(parity, self._data_type, missing[0], at_hand)
-                    if datagram:
-                        self.found[missing[0]] = datagram
+                (counter,) = missing
+                is_due = counter < newest or is_late or not may_follow(parity)
+                if is_due and counter not in self.found and self._fruitless < MAX_FRUITLESS:
+                    # Until it proves authentic.
+                    self._fruitless += 1
+                    self.found[counter] = _remaining(parity, self._data_type, counter, at_hand)
             elif lost in missing and any(lost < counter < newest for counter in missing):
                 is_hopeless = True  # it is not the only one of its group
             if _is_later(group, lost):
                 is_hopeless = True
+        if not self.found:
+            self._fruitless += 1
         return is_hopeless and lost not in self.found
 
     def note_mended(self, index: int, counter: int) -> None:
@@ -240,22 +286,6 @@ class Mender:
             return False
         self._mended.remove((index, counter))
         return True
-
-    def keep(self, batch: memoryview, size: int, parities: int, *, is_complete: bool) -> None:
-        """This was taken, with so many datagrams of parity.
-
-        `is_complete`: with all its parity, and without a hole.
-        """
-        self._idle_batches = 0 if parities else self._idle_batches + 1
-        if is_complete:
-            self._kept.clear()
-            self._kept_count = 0
-            return
-        self._kept.append((memoryview(bytes(batch)), size))
-        self._kept_count += -(-len(batch) // size)
-        while self._kept_count > MAX_KEPT:
-            batch, size = self._kept.popleft()
-            self._kept_count -= -(-len(batch) // size)
 
 
 def covered_by(parity: memoryview, highest: int) -> range:

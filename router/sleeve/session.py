@@ -253,6 +253,7 @@ class Session:
         effects += keying.expire(now)
         self._span_choice.handle_timeout(now, self.last_sent_at)
         self.span = self._span_choice.span
+        self.parity = self._span_choice.parity
         effects += keying.confirm_probes(self.endpoint, now)
         effects += self._probe_if_due(now)
         effects += self._probe_path_if_due(now)

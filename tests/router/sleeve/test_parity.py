@@ -1,5 +1,6 @@
 """What a path loses, parity makes good: byte for byte, in its place, and only what was sent."""
 
+import math
 from collections.abc import Sequence
 from random import Random
 
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from router.sleeve import parity
 from router.sleeve.control import Receipt
 from router.sleeve.format import HEADER, HEADER_BYTES, TYPE_DATA, TYPE_PARITY, TYPE_PLAIN_PARITY
+from router.sleeve.messages import RemoveSession
 from router.sleeve.parity import GROUP, HOLD_S, PARITY, parity_of
 from router.sleeve.spans import MAX_SPAN, MIN_CLEAN, SpanChoice
 from router.sleeve.window import ReplayWindow
-from router.sleeve.worth import TRIAL_LOSSES
+from router.sleeve.worth import MIN_PAUSE_S, TRIAL_LOSSES
 from tests.router.sleeve.flows import ACK, PSH, Flow
 from tests.router.sleeve.memory import Batch, Node, Wire, chain, frame_of, pair
 from tests.router.sleeve.test_spanning import between, left_by, segments_of
@@ -147,21 +149,15 @@ def test_a_path_gets_parity_from_a_loss_until_spans_begin_again() -> None:
     assert not choice.parity, "nothing is known of another path"
 
 
-def test_parity_that_mends_nothing_pauses_ever_longer_and_one_that_mends_goes_on() -> None:
-    for share, trials in ((0.2, [1, 10, 20, 40, 80, 160, 320, 320]), (0.5, [])):
-        choice = SpanChoice()
-        lost, now, pauses, paused_at = 0, 0.0, [], -1.0
-        choice.handle_receipt(Receipt(MAX_SPAN, 0, 0), now)
-        while now < 1200:
-            now += 1
-            lost += TRIAL_LOSSES
-            choice.handle_receipt(Receipt(MAX_SPAN, 0, lost, round(lost * share)), now)
-            if paused_at >= 0 and choice.parity:
-                pauses.append(now - paused_at)
-            paused_at = paused_at if not choice.parity and paused_at >= 0 else now
-            paused_at = -1.0 if choice.parity else paused_at
-        assert pauses == trials[1 : 1 + len(pauses)]
-        assert len(pauses) >= len(trials) - 2
+def test_parity_that_mends_nothing_pauses() -> None:
+    choice = SpanChoice()
+    choice.handle_receipt(Receipt(MAX_SPAN, 0, 0, 0), 0.0)
+    choice.handle_receipt(Receipt(MAX_SPAN, 0, 1, 0), 0.0)
+    assert choice.parity
+    choice.handle_receipt(Receipt(MAX_SPAN, 0, 1 + TRIAL_LOSSES, 3), 1.0)
+    assert not choice.parity
+    choice.handle_receipt(Receipt(MAX_SPAN, 0, 2 + TRIAL_LOSSES, 3), 1.0 + MIN_PAUSE_S)
+    assert choice.parity
 
 
 def test_what_was_made_good_was_lost_all_the_same() -> None:
@@ -174,6 +170,51 @@ def test_what_was_made_good_was_lost_all_the_same() -> None:
     (epoch, _), *_ = [e for e in two.engine.epochs.values() if e[0].mended]
     assert epoch.window.missing == 0
     assert two.forwarder(one).session._receipts._lost >= 5
+
+
+def test_what_follows_a_hole_waits_only_a_moment_for_parity_that_never_comes() -> None:
+    wire, one, two = protected()
+    datagrams = [d for b in batches_of(wire, one, two, FEW) for d in b.datagrams]
+    deliver(two, one.host, [d for d in datagrams[1:] if not is_parity(d)])
+    assert two.bridge == []
+    assert two.engine.release_at == wire.now + HOLD_S
+    wire.now += HOLD_S
+    two.end_turn()
+    assert left_by(two, FEW) == segments_of(FEW, one, two)[1:]
+    assert two.engine.release_at == math.inf
+
+
+def test_a_forged_datagram_far_ahead_does_not_hold_up_what_comes_in_order() -> None:
+    wire, one, two = protected()
+    (index,) = [epoch.local_index for epoch, _ in two.engine.epochs.values()]
+    far = HEADER.pack(TYPE_DATA, index, 10_000, 0, 1) + bytes(50)
+    for _ in range(5):
+        two.receive(far, len(far), one.host)
+        deliver(two, one.host, [d for b in batches_of(wire, one, two, FEW) for d in b.datagrams])
+        assert left_by(two, FEW) == segments_of(FEW, one, two)
+        two.bridge.clear()
+        wire.now += HOLD_S / 4
+    wire.now += HOLD_S
+    two.end_turn()
+    mender = two.forwarder(one).mender
+    assert mender is not None
+    assert not mender.held
+    assert two.drops()["not-authentic"] == 5
+
+
+def test_what_waits_is_bounded_and_goes_with_its_session() -> None:
+    wire, one, two = protected()
+    mender = two.forwarder(one).mender
+    assert mender is not None
+    for _ in range(10):
+        datagrams = [d for b in batches_of(wire, one, two, LARGE) for d in b.datagrams]
+        deliver(two, one.host, [d for d in datagrams[1:] if not is_parity(d)])
+        assert sum(-(-len(batch) // size) for batch, size in mender.held) <= parity.MAX_HELD
+    two.steering.handle_message(RemoveSession(one.peer), wire.now)
+    wire.now += HOLD_S
+    two.bridge.clear()
+    two.end_turn()
+    assert two.bridge == []
 
 
 def test_what_was_overtaken_by_its_parity_does_not_count_as_lost() -> None:
