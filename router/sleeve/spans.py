@@ -49,7 +49,8 @@ class SpanChoice:
         self.losses = 0
         """Records that the peer missed, as far as it said."""
         self.parity = False
-        """Datagrams are being lost, and the peer makes them good from parity."""
+        """Datagrams are being lost, and the peer makes them good from parity. From a loss on until
+        a span may be longer than one."""
         self._worth = ParityWorth()
         self._max_span = max_span
         self._clean = 0
