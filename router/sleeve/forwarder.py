@@ -32,7 +32,8 @@ from router.sleeve.format import (
 from router.sleeve.fragments import Reassembler, split
 from router.sleeve.keys import NONCE
 from router.sleeve.layout import Layout
-from router.sleeve.parity import GROUP, Mender, parity_of
+from router.sleeve.mender import Mender
+from router.sleeve.parity import GROUP, parity_of
 from router.sleeve.pieces import MAX_PIECES, Cut
 from router.sleeve.record import (
     KIND_PIECE,

@@ -39,7 +39,7 @@ from router.sleeve.format import (
 from router.sleeve.forwarder import LARGE_HEADROOM_BYTES, Forwarder
 from router.sleeve.keys import NONCE
 from router.sleeve.layout import NUMBER_AT, NUMBERS
-from router.sleeve.parity import Mender
+from router.sleeve.mender import Mender
 from router.sleeve.pieces import (
     CHECKSUM_OFFSETS,
     GSO_NONE,
@@ -248,7 +248,7 @@ class Inbound:
         # Only what came from there is held.
         endpoint = forwarder.session.endpoint
         mender.is_mending = True
-        for held, size in mender.release(epoch.window, now):
+        for held, size in mender.release(epoch.local_index, epoch.window, now):
             effects += self.handle_datagrams(held, len(held), size, endpoint, now)
         if not mender.held:
             effects += self._fill(forwarder, epoch, now)

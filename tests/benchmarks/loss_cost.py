@@ -5,7 +5,8 @@
 Two hosts of a lab, whose line drops each packet by lot. One TCP stream (cubic) goes in turn from
 container to container through weavepy, from host to host through the kernel's own VXLAN, and from
 host to host bare. All three lose alike; what differs is the time that a segment and its
-acknowledgement take, and that weavepy sends parity. Medians of the rounds. Needs root; leaves nothing behind.
+acknowledgement take, and that weavepy sends parity. Medians of the rounds. Needs root; leaves
+nothing behind.
 """
 
 import argparse

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.sleeve import parity
+from router.sleeve import mender, parity
 from router.sleeve.control import Receipt
 from router.sleeve.format import HEADER, HEADER_BYTES, TYPE_DATA, TYPE_PARITY, TYPE_PLAIN_PARITY
+from router.sleeve.mender import HOLD_S
 from router.sleeve.messages import RemoveSession
-from router.sleeve.parity import GROUP, HOLD_S, PARITY, parity_of
+from router.sleeve.parity import GROUP, PARITY, parity_of
 from router.sleeve.spans import MAX_SPAN, MIN_CLEAN, SpanChoice
 from router.sleeve.window import ReplayWindow
 from router.sleeve.worth import MIN_PAUSE_S, TRIAL_LOSSES
@@ -196,20 +197,20 @@ def test_a_forged_datagram_far_ahead_does_not_hold_up_what_comes_in_order() -> N
         wire.now += HOLD_S / 4
     wire.now += HOLD_S
     two.end_turn()
-    mender = two.forwarder(one).mender
-    assert mender is not None
-    assert not mender.held
+    mending = two.forwarder(one).mender
+    assert mending is not None
+    assert not mending.held
     assert two.drops()["not-authentic"] == 5
 
 
 def test_what_waits_is_bounded_and_goes_with_its_session() -> None:
     wire, one, two = protected()
-    mender = two.forwarder(one).mender
-    assert mender is not None
+    mending = two.forwarder(one).mender
+    assert mending is not None
     for _ in range(10):
         datagrams = [d for b in batches_of(wire, one, two, LARGE) for d in b.datagrams]
         deliver(two, one.host, [d for d in datagrams[1:] if not is_parity(d)])
-        assert sum(-(-len(batch) // size) for batch, size in mender.held) <= parity.MAX_HELD
+        assert sum(-(-len(batch) // size) for batch, size in mending.held) <= mender.MAX_HELD
     two.steering.handle_message(RemoveSession(one.peer), wire.now)
     wire.now += HOLD_S
     two.bridge.clear()
@@ -293,33 +294,33 @@ def test_forged_parity_is_harmless(garbage: bytes, copies: int, encrypted: bool)
 def test_forged_parity_costs_only_so_many_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     _, one, two = protected()
     attempts = 0
-    attempt = parity._remaining
+    attempt = mender.remaining
 
     def counted(*arguments: object) -> bytes:
         nonlocal attempts
         attempts += 1
         return attempt(*arguments)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr(parity, "_remaining", counted)
+    monkeypatch.setattr(mender, "remaining", counted)
     epoch = next(e for e, f in two.engine.epochs.values() if f is two.forwarder(one))
     low = epoch.window.highest + 1
     forged = PARITY.pack(TYPE_PARITY, epoch.local_index, low, 1, 1, 0, 0, 1) + bytes(100)
     for _ in range(1000):
         two.receive(forged, len(forged), one.host)
-    assert attempts <= parity.MAX_FRUITLESS
+    assert attempts <= mender.MAX_FRUITLESS
     two.receive(forged, len(forged), "10.99.0.77")
     assert two.forwarder(one).session.mended == 0
 
 
 def test_what_is_kept_for_parity_is_bounded_and_let_go() -> None:
     wire, one, two = protected()
-    mender = two.forwarder(one).mender
-    assert mender is not None
+    mending = two.forwarder(one).mender
+    assert mending is not None
     one.pin_span(two, 1)
-    for _ in range(parity.MAX_IDLE_BATCHES + 1):
+    for _ in range(mender.MAX_IDLE_BATCHES + 1):
         one.feed(*between(LARGE, one, two))
         wire.run()
-        assert sum(-(-len(batch) // size) for batch, size in mender._kept) <= parity.MAX_KEPT
+        assert sum(-(-len(batch) // size) for batch, size in mending._kept) <= mender.MAX_KEPT
     assert two.forwarder(one).mender is None
 
 
