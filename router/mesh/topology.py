@@ -46,6 +46,8 @@ class Claim:
 @dataclass(frozen=True, slots=True)
 class Learnt:
     changed: tuple[PeerName, ...] = ()
+    returned: tuple[PeerName, ...] = ()
+    """Peers that were removed and are told of again, with what was known when they were."""
     claims: tuple[Claim, ...] = ()
     ignored: int = 0
     """Records that made no sense or did not fit."""
@@ -63,10 +65,16 @@ class Topology:
         self._digest = BucketDigest()
         self._unreachable_since: dict[PeerName, float] = {}
         self._buried: dict[PeerName, tuple[int, int]] = {}
+        self._returned: dict[PeerName, None] = {}
 
     @property
     def records(self) -> Mapping[PeerName, Record]:
         return MappingProxyType(self._records)
+
+    @property
+    def returned(self) -> Collection[PeerName]:
+        """Those that came back as they were when they were removed; see `collect`."""
+        return self._returned.keys()
 
     # --- the join ----------------------------------------------------------------------------
 
@@ -80,6 +88,7 @@ class Topology:
         except ProtocolError as error:
             return Learnt(malformed=str(error))
         changed: dict[PeerName, None] = {}
+        returned: dict[PeerName, None] = {}
         claims: list[Claim] = []
         ignored = decoded.ignored
         for record in decoded.records:
@@ -90,10 +99,14 @@ class Topology:
                 ignored += 1
             elif self._is_news(record):
                 self._store(record)
-                changed[record.name] = None
+                if self._was_buried(record):
+                    self._returned[record.name] = returned[record.name] = None
+                else:
+                    self._returned.pop(record.name, None)
+                    changed[record.name] = None
         if len(self.roster) > MAX_ROSTER // 2:
             self.compact()
-        return Learnt(tuple(changed), tuple(claims), ignored)
+        return Learnt(tuple(changed), tuple(returned), tuple(claims), ignored)
 
     def write(self, record: Record) -> None:
         """Put a record of ourself, or a placeholder (version 0) for a peer to be heard from."""
@@ -150,8 +163,12 @@ class Topology:
         return both.update_of(both.records)
 
     def update_of(self, names: Iterable[PeerName]) -> bytes:
-        """An update with those of these peers' records that we have."""
-        records = [self._records[name] for name in names if name in self._records]
+        """An update with those of these peers' records that we have, and stand for."""
+        records = [
+            self._records[name]
+            for name in names
+            if name in self._records and name not in self._returned
+        ]
         return encode_update([record for record in records if record.version], self.roster)
 
     # --- forgetting --------------------------------------------------------------------------
@@ -160,17 +177,17 @@ class Topology:
         """Remove peers that have been unreachable for long enough, and return them.
 
         A removed record may come back from a neighbour that has not removed it yet. It then
-        goes again at once: if each peer gave it new time, it would live for ever.
+        goes again at once, and nobody hears of it from us unless links lead to it: if each peer
+        gave it new time, or passed it on before it goes, it would wander through the mesh for ever.
         """
         removed = []
         for name, record in list(self._records.items()):
             if name in alive or name == self._ourself:
                 self._unreachable_since.pop(name, None)
+                self._returned.pop(name, None)
                 continue
             since = self._unreachable_since.setdefault(name, now)
-            buried = self._buried.get(name)
-            was_buried = buried is not None and (record.version, record.uid) <= buried
-            if was_buried or now >= since + UNREACHABLE_S:
+            if self._was_buried(record) or now >= since + UNREACHABLE_S:
                 self._bury(name)
                 removed.append(name)
         if removed:
@@ -183,10 +200,15 @@ class Topology:
         name, since = min(self._unreachable_since.items(), key=lambda item: item[1])
         return Deadline(since + UNREACHABLE_S, f"forget unreachable peer {name}")
 
+    def _was_buried(self, record: Record) -> bool:
+        buried = self._buried.get(record.name)
+        return buried is not None and (record.version, record.uid) <= buried
+
     def _bury(self, name: PeerName) -> None:
         record = self._records.pop(name)
         self._drop_from_digest(name)
         self._unreachable_since.pop(name, None)
+        self._returned.pop(name, None)
         self._buried.pop(name, None)
         self._buried[name] = (record.version, record.uid)
         while len(self._buried) > MAX_PEERS:

@@ -136,7 +136,7 @@ class View:
         learnt = self.topology.merge(update)
         for name in learnt.changed:
             self._add_news(name, source, now)
-        if learnt.changed:
+        if learnt.changed or learnt.returned:
             self._routes_at = min(self._routes_at, now + ROUTES_DELAY_S)
         return learnt, [
             effect
@@ -257,6 +257,9 @@ class View:
         self._settle_short_id(now)
         routes = compute_routes(self._ourself, self.records, self.topology.roster)
         self.routes = routes
+        for name in self.topology.returned:
+            if name in routes.alive:
+                self._add_news(name, None, now)
         removed = self.topology.collect(routes.alive, now)
         for name in removed:
             self._news.pop(name, None)

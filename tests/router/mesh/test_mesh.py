@@ -199,6 +199,21 @@ def test_the_sides_of_a_partition_forget_each_other_and_join_again() -> None:
     assert all(host.channel.words == {b"left", b"right"} for host in hosts)
 
 
+def test_a_peer_that_did_not_change_while_it_was_forgotten_is_told_of_at_once() -> None:
+    world, hosts = chain_of("a", "b", "c", "d")
+    a, b, c, d = hosts
+    world.run(3.0)
+    unchanged = a.core.records[d.peer].version
+    world.cut(b, c)
+    world.run(30.0)
+    assert d.peer not in a.core.peers
+
+    world.heal(b, c)
+    world.run_until(lambda: c.peer in b.core.connected_peers, 60.0)
+    world.run_until(lambda: d.peer in a.core.reachable_peers, 0.5)
+    assert a.core.records[d.peer].version == unchanged
+
+
 def test_a_ring_of_hosts_survives_a_cut_anywhere() -> None:
     world, hosts = chain_of(*"abcde")
     hosts[0].do(hosts[0].core.connect(["e"], False, world.now))

@@ -292,3 +292,24 @@ def test_an_unreachable_peer_is_kept_for_a_while_and_does_not_come_back_by_hears
     assert topology.collect([NAMES[0]], 130.0) == [], "it says something new, so it lives"
     topology.collect(NAMES[:2], 135.0)
     assert topology.collect([NAMES[0]], 141.0) == [], "the clock starts anew"
+
+
+def test_what_was_removed_and_comes_back_by_hearsay_is_not_passed_on_unless_links_lead_to_it() -> (
+    None
+):
+    told = update((1, 1, 1, ()))
+    topology = joined(update((0, 1, 1, ())), told)
+    topology.collect([NAMES[0]], 100.0)
+    topology.collect([NAMES[0]], 100.0 + UNREACHABLE_S)
+
+    learnt = topology.merge(told)
+    assert (learnt.changed, learnt.returned) == ((), (NAMES[1],))
+    assert list(joined(topology.update_of(topology.records)).records) == [NAMES[0]]
+
+    topology.collect(NAMES[:2], 120.0)
+    assert list(joined(topology.update_of(topology.records)).records) == NAMES[:2]
+
+    topology.collect([NAMES[0]], 130.0)
+    topology.merge(told)
+    assert topology.merge(update((1, 2, 1, ()))).changed == (NAMES[1],), "it says something new"
+    assert list(joined(topology.update_of(topology.records)).records) == NAMES[:2]
