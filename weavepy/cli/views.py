@@ -409,7 +409,9 @@ def _encryption(encrypted: bool) -> Cell:
 def _overlay(row: schema.ConnectionStatus) -> str:
     if not row.overlay:
         return ""
-    return row.overlay if row.encrypted else f"{row.overlay}, not encrypted"
+    if not row.encrypted:
+        return f"{row.overlay}, not encrypted"
+    return "fastdp (ESP)" if row.overlay == "fastdp" else row.overlay
 
 
 def _route(peer: schema.PeerStatus) -> Cell:
