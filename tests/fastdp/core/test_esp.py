@@ -184,7 +184,7 @@ def test_whoever_sends_is_understood_whatever_happens_to_routers_and_connections
     world.connect()
     world.advance(30)
     assert world.undeliverable == 0
-    assert [len(host.sending) for host in world.hosts] == [1, 1]
+    assert all(1 <= len(host.sending) <= 2 for host in world.hosts)
     assert all(len(host.receiving) <= 1 + 12 / world.rekey_s for host in world.hosts)
 
 

@@ -78,6 +78,8 @@ class Host:
     """ESP's associations in the kernel, SPI to key."""
     sending: dict[int, bytes] = field(default_factory=dict)
     """The last one is used."""
+    sends_in_vain: bool = False
+    """The other end's tunnel ended, and its associations with it."""
     association_error: str = ""
     """What the driver answers to `AddAssociation`, if anything."""
     driver_free_at: float = 0.0
@@ -256,7 +258,8 @@ class World:
     def check(self) -> None:
         """No broadcast goes both ways: what floods the tunnel is not sent by the datapath."""
         for host in self.hosts:
-            self.undeliverable += bool(host.sending) and not self._is_decrypted(host.index)
+            if host.sending and not host.sends_in_vain:
+                self.undeliverable += not self._is_decrypted(host.index)
             told = host.datapath and host.told
             by_sleeve = told and SHORT_IDS[host.other] not in host.fast
             assert not (self.is_carrying(host.index) and by_sleeve and host.session), (
@@ -326,9 +329,10 @@ class World:
                         errors[tunnel.peer] = host.device_error
                     else:
                         host.tunnels[tunnel.peer] = tunnel
-                if not any(tunnel.encrypted for tunnel in tunnels):
+                if host.receiving and not any(tunnel.encrypted for tunnel in tunnels):
                     host.receiving.clear()
                     host.sending.clear()
+                    self.hosts[host.other].sends_in_vain = True
                 found = {
                     tunnel.peer: (frozenset(host.receiving), frozenset(host.sending))
                     for tunnel in tunnels
@@ -356,6 +360,7 @@ class World:
             case AddAssociation(peer=peer, association=added):
                 if not host.association_error:
                     (host.receiving if added.local_host else host.sending)[added.spi] = added.key
+                    host.sends_in_vain &= bool(added.local_host)
                 answer = host.paths.handle_association_added(
                     peer, added.spi, host.association_error, self.now
                 )
