@@ -65,7 +65,7 @@ def why_not() -> str:
         if error.errno in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ENOPROTOOPT):
             return NO_ESP
         if error.errno in (errno.ENOENT, errno.ENOSYS):
-            return "this kernel has ESP, but no AES-GCM for it"
+            return f"{NO_ESP} with AES-GCM"
         return f"ESP was refused by this kernel: {error.strerror}"
     return ""
 

@@ -1,26 +1,103 @@
 """An encrypted mesh whose kernels have ESP: they carry the frames, and nobody on the way reads."""
 
+import re
 import secrets
 
 from tests.e2e.conftest import MakeLab
-from tests.e2e.traffic import WireTap, transfer
+from tests.e2e.traffic import Stream, WireTap
 from tests.e2e.tunnels import both_ways, sleeve_frames, wait_for_overlay
+from tests.e2e.waiting import wait_for
+from weavepy.lab.lab import Lab
 
 PAIR = both_ways(("h1", "h2"))
+REKEY_S = 2
+OPTIONS = ["--esp-rekey", str(REKEY_S)]
+REPAIRED_WITHIN_S = 10.0
+FAST_WITHIN_S = 30.0
 
 
-def test_frames_go_by_the_fast_path_and_only_esp_is_on_the_wire(make_lab: MakeLab) -> None:
+def test_only_esp_is_on_the_wire_through_rekeys_restarts_and_stops(make_lab: MakeLab) -> None:
     marker = secrets.token_bytes(32)
-    lab = make_lab(hosts=2, containers=1, launch_options=["--esp-rekey", "2"])
+    lab = make_lab(hosts=2, containers=1, launch_options=OPTIONS)
     with WireTap(lab, marker) as tap:
-        wait_for_overlay(lab, PAIR, "fastdp", 30)
-        shown = lab.exec("h1", ["weavepy", "status", "connections"]).stdout
-        print(shown)
-        print(lab.exec("h1", ["ip", "xfrm", "policy"]).stdout)
-        print(lab.exec("h1", ["ip", "-s", "xfrm", "state"]).stdout)
-        print(lab.exec("h1", ["nft", "list", "ruleset"]).stdout)
+        wait_for_overlay(lab, PAIR, "fastdp", FAST_WITHIN_S)
+        assert "fastdp (ESP)" in lab.exec("h1", ["weavepy", "status", "connections"]).stdout
         before = sleeve_frames(lab, "h1")
-        assert transfer(lab, "h1c1", "h2c1", marker * 2000) == 32 * 2000
-        assert sleeve_frames(lab, "h1") - before < 10
-    assert "fastdp (ESP)" in shown
+        with (
+            Stream(lab, "h1c1", "h2c1", rate=200, marker=marker) as there,
+            Stream(lab, "h2c1", "h1c1", rate=200, marker=marker) as back,
+        ):
+            for _ in range(3):
+                wait_for_other_keys(lab, "h1")
+            assert sleeve_frames(lab, "h1") - before < 20
+            lab.router("h2", "kill")
+            lab.router("h2", "start")
+            wait_for_other_keys(lab, "h2")
+        assert [there.lost, back.lost, there.duplicated, back.duplicated] == [[], [], [], []]
+
+        with Stream(lab, "h1c1", "h2c1", rate=200, marker=marker):
+            assert lab.exec("h1", ["weavepy", "stop"]).returncode == 0
+            assert ipsec_and_guard(lab, "h1") == ("", "", False)
+            lab.router("h1", "start")
+            wait_for_overlay(lab, PAIR, "fastdp", FAST_WITHIN_S)
+    assert tap.dropped == 0
+    assert tap.kinds["vxlan"] == 0
     assert tap.found == {}
+    assert tap.kinds["esp"] > 2000
+
+
+def test_whoever_flushes_ipsec_makes_nothing_leave_in_clear(make_lab: MakeLab) -> None:
+    marker = secrets.token_bytes(32)
+    lab = make_lab(hosts=2, containers=1, launch_options=OPTIONS)
+    wait_for_overlay(lab, PAIR, "fastdp", FAST_WITHIN_S)
+    with (
+        WireTap(lab, marker) as tap,
+        Stream(lab, "h1c1", "h2c1", rate=200, marker=marker) as there,
+        Stream(lab, "h2c1", "h1c1", rate=200, marker=marker) as back,
+    ):
+        for flushed in ("policy", "state"):
+            assert lab.exec("h1", ["ip", "xfrm", flushed, "flush"]).returncode == 0
+            wait_for(lambda: is_whole(lab, "h1"), lambda whole: whole, REPAIRED_WITHIN_S)
+        assert lab.exec("h1", ["nft", "flush", "ruleset"]).returncode == 0
+        wait_for(lambda: is_whole(lab, "h1"), lambda whole: whole, REPAIRED_WITHIN_S)
+        wait_for_overlay(lab, PAIR, "fastdp", FAST_WITHIN_S)
+    assert tap.dropped == 0
+    assert tap.kinds["vxlan"] == 0
+    assert tap.found == {}
+    assert there.duplicated == back.duplicated == []
+    print(f"lost {len(there.lost)} and {len(back.lost)}")
+
+
+def test_between_ipv6_addresses_packets_of_full_size_fit(make_lab: MakeLab) -> None:
+    lab = make_lab(hosts=2, containers=1, family="ipv6", launch_options=OPTIONS)
+    wait_for_overlay(lab, PAIR, "fastdp", FAST_WITHIN_S)
+    mtu_bytes = lab.api("h1").status().datapath.mtu_bytes
+    assert mtu_bytes == 1500 - 70 - 38
+    before = sleeve_frames(lab, "h1")
+    size = ["-M", "do", "-s", str(mtu_bytes - 28)]
+    assert lab.exec("h1c1", ["ping", "-c", "3", "-W", "2", *size, lab.address("h2c1")]).stdout
+    assert sleeve_frames(lab, "h1") - before < 4
+
+
+def wait_for_other_keys(lab: Lab, host: str) -> None:
+    """All that the host has now are exchanged for others."""
+    before = spis(lab, host)
+    wait_for(lambda: spis(lab, host), lambda now: len(now - before) >= 2, 30)
+
+
+def spis(lab: Lab, host: str) -> set[str]:
+    return set(re.findall(r"spi (0x[0-9a-f]+)", lab.exec(host, ["ip", "xfrm", "state"]).stdout))
+
+
+def ipsec_and_guard(lab: Lab, host: str) -> tuple[str, str, bool]:
+    return (
+        lab.exec(host, ["ip", "xfrm", "state"]).stdout,
+        lab.exec(host, ["ip", "xfrm", "policy"]).stdout,
+        "weavepy_fastdp" in lab.exec(host, ["nft", "list", "tables"]).stdout,
+    )
+
+
+def is_whole(lab: Lab, host: str) -> bool:
+    """Both directions are demanded to be in ESP, with keys, behind the guard."""
+    states, policies, guarded = ipsec_and_guard(lab, host)
+    return states.count("proto esp") >= 2 and policies.count("proto esp") == 2 and guarded

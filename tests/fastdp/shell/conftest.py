@@ -34,9 +34,9 @@ class Host:
     def on(self, work: Callable[[], Result]) -> Result:
         return self._world.inside(self.namespace, work)
 
-    def tunnel(self, other: "Host", address: str = "") -> Tunnel:
+    def tunnel(self, other: "Host", address: str = "", *, encrypted: bool = False) -> Tunnel:
         pair = network_id(self.number, other.number)
-        return Tunnel(other.peer, other.number, pair, address or other.address)
+        return Tunnel(other.peer, other.number, pair, address or other.address, encrypted)
 
     def arrange(self, *tunnels: Tunnel, mtu_bytes: int = MTU_BYTES) -> Arranged:
         return self.on(partial(self.driver.arrange, tunnels, mtu_bytes))
