@@ -1,6 +1,5 @@
 """Associations and policies as the kernel understands them, and the guard beside them."""
 
-import secrets
 from functools import partial
 
 import pytest
@@ -10,29 +9,22 @@ from fastdp.core.esp import largest_mtu
 from fastdp.shell import xfrm
 from fastdp.shell.driver import Associations
 from fastdp.shell.vxlan import VxlanDriver
-from tests.fastdp.shell.conftest import BRIDGE, MTU_BYTES, TAP, Host, World, make_world, world
+from tests.fastdp.shell.conftest import (
+    BRIDGE,
+    MTU_BYTES,
+    SPI,
+    TAP,
+    World,
+    joined,
+    make_world,
+    world,
+)
 from tests.fastdp.shell.test_guard import NOTHING, send, until, vxlan
 from weavepy.kernel.netlink import HostError
 
 __all__ = ["make_world", "world"]
 
 KEY = bytes(range(36))
-
-
-def encrypted_pair(world: World, *, ipv6: bool = False) -> tuple[Host, Host]:
-    """Two hosts with a tunnel in ESP that carries."""
-    one, two = world.hosts(2)
-    keys = [secrets.token_bytes(36) for _ in range(2)]
-    for host, other, (sent, received) in ((one, two, keys), (two, one, keys[::-1])):
-        host.driver = VxlanDriver(BRIDGE, TAP, esp=True)
-        ours, theirs = ((it.address6 if ipv6 else it.address) for it in (host, other))
-        tunnel = host.tunnel(other, theirs, encrypted=True)
-        assert host.arrange(tunnel).errors == {}
-        add = partial(host.driver.add_association, other.number)
-        host.on(partial(add, Association(0x1000 + host.number, received, ours, theirs)))
-        host.on(partial(add, Association(0x1000 + other.number, sent, "", theirs)))
-        host.carry(other)
-    return one, two
 
 
 def test_this_kernel_can_do_it_and_trying_leaves_nothing(world: World) -> None:
@@ -43,14 +35,15 @@ def test_this_kernel_can_do_it_and_trying_leaves_nothing(world: World) -> None:
 
 @pytest.mark.parametrize("ipv6", [False, True])
 def test_containers_talk_in_esp_and_the_kernel_has_what_was_meant(world: World, ipv6: bool) -> None:
-    one, two = encrypted_pair(world, ipv6=ipv6)
+    one, two = world.hosts(2)
+    joined(one, two, ipv6=ipv6, esp=True)
     largest = largest_mtu(1500, 6 if ipv6 else 4)
     size = f"-M do -s {min(largest, MTU_BYTES) - 28}"
     one.in_container(f"ping -c 3 -i 0.2 -W 2 {size} {two.container_address}")
 
-    theirs = two.address6 if ipv6 else two.address
+    theirs = two.seen_by(ipv6)
     assert one.arrange(one.tunnel(two, theirs, encrypted=True)).associations == {
-        two.peer: Associations(frozenset({0x1001}), frozenset({0x1002}))
+        two.peer: Associations(frozenset({SPI + 1}), frozenset({SPI + 2}))
     }
     states = one.run("ip -s xfrm state")
     for text in ("proto esp", "mode transport", "esn", "replay_window 256", "rfc4106(gcm(aes))"):
@@ -62,7 +55,8 @@ def test_containers_talk_in_esp_and_the_kernel_has_what_was_meant(world: World, 
 
 
 def test_without_keys_nothing_leaves_and_nothing_in_clear_comes_in(world: World) -> None:
-    one, two = encrypted_pair(world)
+    one, two = world.hosts(2)
+    joined(one, two, esp=True)
     two.on(two.driver.remove_all)
     send(world, two.namespace, one.address, vxlan(0x1002))
     until(one, {**NOTHING, "not_encrypted": 1})
