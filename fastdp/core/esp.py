@@ -61,12 +61,11 @@ RETRY_S = 5.0
 """Without an answer, or after the kernel refused."""
 SOON_S = 1.0
 """Between two proposals at least."""
-MAX_RECEIVING = 8
-"""Associations for receiving; more than one is left by an exchange that did not come to its end."""
+MAX_RECEIVING = 64
+"""Associations for receiving. More than a few are there only if one exchange after the other does
+not come to its end, and then one of the last is in use."""
 
 KEY_BYTES = 36
-
-_UNKNOWN_SPI = 0
 
 _LABEL = b"weavepy fastdp esp v1"
 
@@ -121,7 +120,7 @@ class KeyExchange:
         self._asked: Propose | None = None
         """It came before there was a tunnel for it."""
         self._receiving: dict[int, float] = {}
-        """SPIs, and when each is to be removed."""
+        """SPIs in the kernel, the oldest first, and when each is to be removed."""
         self._current: tuple[int, int] | None = None
         """What we receive by and what we send by since the last exchange; None: not agreed yet."""
         self._propose_at = math.inf
@@ -149,9 +148,10 @@ class KeyExchange:
         """There is a tunnel between these, or none any more: then the driver removes all of its."""
         if ends == self._ends:
             return []
+        if self._ends is not None:
+            self._receiving.clear()
         self._ends = ends
         self._exchange = self._current = None
-        self._receiving.clear()
         self._propose_at = now
         if ends is not None and self._asked is not None and self._secret:
             return self._answer(self._asked, ends)
@@ -193,20 +193,18 @@ class KeyExchange:
         if spi == exchange.spi and not exchange.receives:
             exchange.receives = True
             self._receiving[spi] = math.inf
-            while len(self._receiving) > MAX_RECEIVING:
-                del self._receiving[next(iter(self._receiving))]
-            if self._opens:
-                return [self._send_by(exchange, exchange.keys, self._ends)]
-            answer = Answer(
-                exchange.their_nonce, exchange.nonce, exchange.spi, exchange.keys.our_proof
-            )
-            return [self._tell(answer)]
+            return [*self._bound(self._ends), self._receives(exchange, exchange.keys, self._ends)]
         return self._switched(exchange, exchange.keys, self._ends, now)
 
     def handle_found(
         self, receiving: frozenset[int], sending: frozenset[int], now: float
     ) -> list[FastEffect]:
-        """What the kernel has, as of the last association that it was said to have."""
+        """What the kernel has, as of the last association that it was said to have.
+
+        Those that a router before us left are among them, and may be in use.
+        """
+        for spi in sorted(receiving):
+            self._receiving.setdefault(spi, math.inf)
         if self._current is None:
             return []
         if self._current[0] in receiving and self._current[1] in sending:
@@ -259,6 +257,19 @@ class KeyExchange:
         _check(confirm.proof, exchange.keys)
         return [self._send_by(exchange, exchange.keys, self._ends)]
 
+    def _receives(self, exchange: _Exchange, keys: Keys, ends: Ends) -> FastEffect:
+        """Only now may the other end hear of it."""
+        if self._opens:
+            return self._send_by(exchange, keys, ends)
+        answer = Answer(exchange.their_nonce, exchange.nonce, exchange.spi, keys.our_proof)
+        return self._tell(answer)
+
+    def _bound(self, ends: Ends) -> list[FastEffect]:
+        if len(self._receiving) <= MAX_RECEIVING:
+            return []
+        self._receiving = dict(list(self._receiving.items())[-MAX_RECEIVING:])
+        return [self._keep(ends, receiving=True)]
+
     def _switched(
         self, exchange: _Exchange, keys: Keys, ends: Ends, now: float
     ) -> list[FastEffect]:
@@ -279,8 +290,6 @@ class KeyExchange:
         for spi, at in self._receiving.items():
             if spi != exchange.spi:
                 self._receiving[spi] = min(at, now + OLD_S)
-        # Those of a router before us are not known here, and end with the rest.
-        self._receiving.setdefault(_UNKNOWN_SPI, now + OLD_S)
 
     # --- effects -----------------------------------------------------------------------------
 

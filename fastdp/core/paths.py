@@ -251,8 +251,8 @@ class FastPaths:
         effects: list[FastEffect] = []
         for peer, (receiving, sending) in associations.items():
             path = self._paths.get(peer)
-            if path is not None and path.keys is not None:
-                effects += path.keys.handle_found(receiving, sending, now)
+            if path is not None:
+                effects += self._keys(path).handle_found(receiving, sending, now)
         return effects + self._settle(self._paths.values(), now)
 
     def handle_association_added(

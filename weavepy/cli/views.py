@@ -346,7 +346,10 @@ def fastdp(status: schema.Status) -> list[Block]:
     rows = [
         [
             Cell(_peer(tunnel.peer, tunnel.nickname)),
-            Cell(tunnel.state, "good" if tunnel.state == "fastdp" else "warn"),
+            Cell(
+                f"{tunnel.state} (ESP)" if tunnel.encrypted else tunnel.state,
+                "good" if tunnel.state == "fastdp" else "warn",
+            ),
             Cell(tunnel.remote),
             Cell(str(tunnel.mtu_bytes)),
             Cell(units.size(tunnel.bytes_sent)),

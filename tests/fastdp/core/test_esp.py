@@ -7,6 +7,7 @@ import pytest
 
 from fastdp.core.effects import AddAssociation, KeepAssociations, TellPeer
 from fastdp.core.esp import (
+    MAX_RECEIVING,
     OLD_S,
     REKEY_S,
     Ends,
@@ -185,7 +186,7 @@ def test_whoever_sends_is_understood_whatever_happens_to_routers_and_connections
     world.advance(30)
     assert world.undeliverable == 0
     assert all(1 <= len(host.sending) <= 2 for host in world.hosts)
-    assert all(len(host.receiving) <= 1 + 12 / world.rekey_s for host in world.hosts)
+    assert all(len(host.receiving) <= 2 + 12 / world.rekey_s for host in world.hosts)
 
 
 @pytest.mark.parametrize(("version", "largest"), [(4, 1416), (6, 1396)])
@@ -261,6 +262,20 @@ def test_only_what_is_in_the_kernel_is_told_and_only_then_sent_by() -> None:
 
 def decode_esp(told: TellPeer) -> Propose | Answer:
     return decode_message(told.payload)  # type: ignore[return-value]  # whatever it is
+
+
+def test_proposals_without_end_do_not_fill_the_kernel() -> None:
+    answerer = an_end(opens=False)
+    answerer.handle_found(frozenset({300, 301}), frozenset(), 0.0)
+    kept: tuple[int, ...] = ()
+    for number in range(100):
+        effects = answerer.handle_message(Propose(number.to_bytes(32, "big"), 400), 1.0)
+        (added,) = (it for it in effects if isinstance(it, AddAssociation))
+        for effect in answerer.handle_added(added.association.spi, "", 1.0):
+            if isinstance(effect, KeepAssociations):
+                kept = effect.receiving or ()
+    assert len(set(kept)) == MAX_RECEIVING
+    assert 300 not in kept
 
 
 def test_ends_that_speak_of_different_handshakes_install_nothing() -> None:
