@@ -14,12 +14,17 @@ from tests.e2e.conftest import make_lab
 __all__ = ["make_lab"]
 
 
+TIMEOUT_S = 300.0
+"""The lane has one processor, and loses much of it to other work of the machine."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     ours = [item for item in items if here in item.path.parents]
     reason = _why_not() if ours else ""
     for item in ours:
         item.add_marker(pytest.mark.kernel)
+        item.add_marker(pytest.mark.timeout(TIMEOUT_S))
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -13,7 +13,7 @@ PAIR = both_ways(("h1", "h2"))
 REKEY_S = 2
 OPTIONS = ["--esp-rekey", str(REKEY_S)]
 REPAIRED_WITHIN_S = 10.0
-FAST_WITHIN_S = 30.0
+FAST_WITHIN_S = 60.0
 
 
 def test_only_esp_is_on_the_wire_through_rekeys_restarts_and_stops(make_lab: MakeLab) -> None:
@@ -27,7 +27,7 @@ def test_only_esp_is_on_the_wire_through_rekeys_restarts_and_stops(make_lab: Mak
             Stream(lab, "h1c1", "h2c1", rate=200, marker=marker) as there,
             Stream(lab, "h2c1", "h1c1", rate=200, marker=marker) as back,
         ):
-            for _ in range(3):
+            for _ in range(2):
                 wait_for_other_keys(lab, "h1")
             assert sleeve_frames(lab, "h1") - before < 20
             lab.router("h2", "kill")
@@ -77,7 +77,7 @@ def test_whoever_flushes_ipsec_makes_nothing_leave_in_clear(make_lab: MakeLab) -
 def wait_for_other_keys(lab: Lab, host: str) -> None:
     """All that the host has now are exchanged for others."""
     before = spis(lab, host)
-    wait_for(lambda: spis(lab, host), lambda now: len(now - before) >= 2, 30)
+    wait_for(lambda: spis(lab, host), lambda now: len(now - before) >= 2, FAST_WITHIN_S)
 
 
 def spis(lab: Lab, host: str) -> set[str]:
