@@ -153,9 +153,11 @@ class KeyExchange:
         self._ends = ends
         self._exchange = self._current = None
         self._propose_at = now
-        if ends is not None and self._asked is not None and self._secret:
+        if ends is None or not self._secret or self._opens:
+            return self.handle_timeout(now)
+        if self._asked is not None:
             return self._answer(self._asked, ends)
-        return self.handle_timeout(now)
+        return [self._tell(Renew())]
 
     def handle_message(self, message: EspMessage, now: float) -> list[FastEffect]:
         """Raises `ProtocolError` if the peer has come to other keys."""

@@ -88,7 +88,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 class Renew(msgspec.Struct, frozen=True, tag=True):
-    """Our kernel has lost its keys: propose others."""
+    """Our kernel has no keys for this tunnel, or has lost them: propose some."""
 
 
 EspMessage = Propose | Answer | Confirm | Done | Renew

@@ -16,7 +16,7 @@ from fastdp.core.esp import (
     largest_mtu,
     packet_bytes,
 )
-from fastdp.core.messages import Answer, Propose, decode_message, encode_message
+from fastdp.core.messages import Answer, Propose, Renew, decode_message, encode_message
 from fastdp.core.policy import Policy
 from tests.fastdp.core.virtual import CLEAR, ESP, HOSTS, NAMES, NO_ESP, SECRET, TRUSTING, World
 from weavepy.base.errors import ProtocolError
@@ -286,6 +286,18 @@ def test_ends_that_speak_of_different_handshakes_install_nothing() -> None:
     assert isinstance(told, TellPeer)
     with pytest.raises(ProtocolError, match="other keys"):
         opener.handle_message(decode_esp(told), 100.0)
+
+
+def test_an_answerer_with_another_tunnel_asks_for_keys() -> None:
+    answerer = an_end(opens=False)
+    other = Ends(22, HOSTS[0], "10.0.0.9")
+    (told,) = answerer.handle_tunnel(other, 1.0)
+    assert isinstance(told, TellPeer)
+    assert decode_message(told.payload) == Renew()
+    opener = an_end(opens=True)
+    proposed(opener)
+    assert opener.handle_message(Renew(), 100.0) == [], "not again at once"
+    assert len(opener.handle_timeout(101.0)) == 1
 
 
 def test_answers_to_what_was_given_up_are_nothing() -> None:
