@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from pathlib import Path
 
 from tests.e2e.conftest import MakeLab
 from tests.e2e.traffic import Stream, WireTap
@@ -40,6 +41,7 @@ def test_only_esp_is_on_the_wire_through_rekeys_restarts_and_stops(make_lab: Mak
             assert ipsec_and_guard(lab, "h1") == ("", "", False)
             lab.router("h1", "start")
             wait_for_overlay(lab, PAIR, "fastdp", FAST_WITHIN_S)
+            assert_keys_are_nowhere_else(lab)
     assert tap.dropped == 0
     assert tap.kinds["vxlan"] == 0
     assert tap.found == {}
@@ -78,6 +80,17 @@ def wait_for_other_keys(lab: Lab, host: str) -> None:
     """All that the host has now are exchanged for others."""
     before = spis(lab, host)
     wait_for(lambda: spis(lab, host), lambda now: len(now - before) >= 2, FAST_WITHIN_S)
+
+
+def assert_keys_are_nowhere_else(lab: Lab) -> None:
+    """But in the kernel: in no file of the routers, and on no command line."""
+    shown = "".join(lab.exec(host, ["ip", "xfrm", "state"]).stdout for host in ("h1", "h2"))
+    keys = set(re.findall(r"0x([0-9a-f]{72}) 128", shown))
+    assert keys
+    for path in [*lab.store.path.rglob("*"), *Path("/proc").glob("[0-9]*/cmdline")]:
+        if path.is_file():
+            held = path.read_bytes()
+            assert not any(key.encode() in held or bytes.fromhex(key) in held for key in keys), path
 
 
 def spis(lab: Lab, host: str) -> set[str]:

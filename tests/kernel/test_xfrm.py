@@ -1,6 +1,7 @@
 """Associations and policies as the kernel understands them, and the guard beside them."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.fastdp.shell.conftest import (
     world,
 )
 from tests.fastdp.shell.test_guard import NOTHING, send, until, vxlan
+from tests.namespaces import inside
 from weavepy.kernel.netlink import HostError
 
 __all__ = ["make_world", "world"]
@@ -28,9 +30,9 @@ KEY = bytes(range(36))
 
 
 def test_this_kernel_can_do_it_and_trying_leaves_nothing(world: World) -> None:
-    one = world.host(1)
-    assert one.on(xfrm.why_not) == ""
-    assert one.run("ip xfrm state") == one.run("ip xfrm policy") == ""
+    alone = world.add("alone")
+    assert world.inside(alone, xfrm.why_not) == ""
+    assert shown(alone) == ""
 
 
 @pytest.mark.parametrize("ipv6", [False, True])
@@ -69,21 +71,25 @@ def test_without_keys_nothing_leaves_and_nothing_in_clear_comes_in(world: World)
 
 
 def test_others_associations_and_policies_are_left_alone(world: World) -> None:
-    one = world.host(1)
-    one.run(
+    alone = world.add("alone")
+    for line in (
         "ip xfrm state add src 10.0.0.1 dst 10.0.0.2 proto esp spi 0x2000 reqid 7 mode transport"
-        " aead rfc4106(gcm(aes)) 0x" + KEY.hex() + " 128"
-    )
-    one.run(
-        "ip xfrm policy add src 10.0.0.1 dst 10.0.0.2 proto udp dport 4500 dir out"
-        " tmpl proto esp reqid 7 mode transport"
-    )
-    before = one.run("ip xfrm state") + one.run("ip xfrm policy")
+        " aead rfc4106(gcm(aes)) 0x" + KEY.hex() + " 128",
+        (
+            "ip xfrm policy add src 10.0.0.1 dst 10.0.0.2 proto udp dport 4500 dir out"
+            " tmpl proto esp reqid 7 mode transport"
+        ),
+    ):
+        inside(alone, *line.split())
+    before = shown(alone)
     kernel = xfrm.Xfrm(BRIDGE, 6784)
-    one.on(partial(kernel.demand, []))
-    one.on(partial(kernel.keep, 7, (), ()))
-    one.on(partial(kernel.release, []))
-    assert one.run("ip xfrm state") + one.run("ip xfrm policy") == before
+    for work in (
+        partial(kernel.demand, []),
+        partial(kernel.keep, 7, (), ()),
+        partial(kernel.release, []),
+    ):
+        world.inside(alone, work)
+    assert shown(alone) == before
 
 
 def test_a_policy_of_others_for_our_datagrams_is_said_and_not_replaced(world: World) -> None:
@@ -100,7 +106,13 @@ def test_a_policy_of_others_for_our_datagrams_is_said_and_not_replaced(world: Wo
 
 
 def test_a_key_that_is_no_key_is_refused_with_words(world: World) -> None:
-    one = world.host(1)
+    alone = world.add("alone")
     wrong = Association(0x1001, b"short", "10.0.0.1", "10.0.0.2")
+    driver = VxlanDriver(BRIDGE, TAP, esp=True)
     with pytest.raises(HostError, match="adding an association: the kernel refused"):
-        one.on(partial(one.driver.add_association, 2, wrong))
+        world.inside(alone, partial(driver.add_association, 2, wrong))
+    assert shown(alone) == ""
+
+
+def shown(namespace: Path) -> str:
+    return "".join(inside(namespace, "ip", "xfrm", what) for what in ("state", "policy"))
