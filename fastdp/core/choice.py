@@ -6,10 +6,11 @@ relaying is sleeve's work; short ids, of which its network id is made; and both 
 
 from collections.abc import Collection, Mapping
 
-from fastdp.core.effects import TellPeer, Tunnel, network_id
-from fastdp.core.messages import MAX_REASON_LENGTH, Offer, encode_offer
+from fastdp.core.effects import AdoptedTunnel, TellPeer, Tunnel, network_id
+from fastdp.core.esp import largest_mtu
+from fastdp.core.messages import MAX_REASON_LENGTH, Offer, encode_message
 from fastdp.core.path import Path, Phase
-from fastdp.core.policy import Policy
+from fastdp.core.policy import Policy, version_of
 from weavepy.base.names import PeerName
 
 MAX_TUNNELS = 900
@@ -19,10 +20,11 @@ OFFER_REPEAT_S = 10.0
 
 
 class Choice:
-    def __init__(self, policy: Policy, mtu_bytes: int, port: int) -> None:
+    def __init__(self, policy: Policy, mtu_bytes: int, port: int, underlay_mtu_bytes: int) -> None:
         self._policy = policy
         self._mtu_bytes = mtu_bytes
         self._port = port
+        self._underlay_mtu_bytes = underlay_mtu_bytes
         self._ourself = 0
         self._short_ids: Mapping[PeerName, int] = {}
         self._direct: Mapping[PeerName, None] = {}
@@ -49,26 +51,41 @@ class Choice:
         path.refusal = self._unknown(path, short_id)
         if path.refusal:
             return path.tunnel if path.phase is Phase.CARRYING else None
-        path.refusal = self._their_refusal(path)
+        encrypted = self._encrypts(path)
+        path.refusal = self._their_refusal(path, encrypted)
         if not path.refusal and path.tunnel is None and tunnels >= MAX_TUNNELS:
             path.refusal = f"behind {MAX_TUNNELS} others"
         if path.refusal:
             return None
-        return Tunnel(path.peer, short_id, network_id(self._ourself, short_id), path.host)
+        identifier = network_id(self._ourself, short_id)
+        return Tunnel(path.peer, short_id, identifier, path.host, encrypted)
+
+    def adopted_tunnel(self, found: AdoptedTunnel) -> Tunnel:
+        """Until the peer says more, it stays as it was, but never clearer than we want it."""
+        encrypted = found.encrypted or self._policy.must_encrypt(found.remote_host)
+        return Tunnel(found.peer, found.short_id, found.network_id, found.remote_host, encrypted)
 
     def offer_to(self, path: Path, now: float) -> list[TellPeer]:
         """Ours, if the peer has not heard it or has not said anything itself."""
         if not path.connected or not path.host:
             path.offered = None
             return []
-        refusal = self._policy.refusal(path.host)[:MAX_REASON_LENGTH]
-        offer = Offer(not refusal, refusal, path.token, self._mtu_bytes, self._port, path.host)
+        refusal = self._policy.refusal_in_clear(path.host)[:MAX_REASON_LENGTH]
+        offer = Offer(
+            willing=not refusal,
+            reason=refusal,
+            token=path.token,
+            mtu_bytes=self._mtu_bytes,
+            port=self._port,
+            your_host=path.host,
+            esp=self._policy.has_esp,
+        )
         waits = path.theirs is None and self._policy.enabled
         if offer == path.offered and not (waits and now >= path.repeat_at):
             return []
         path.offered = offer
         path.repeat_at = now + OFFER_REPEAT_S
-        return [TellPeer(path.peer, encode_offer(offer))]
+        return [TellPeer(path.peer, encode_message(offer))]
 
     def _refusal(self, path: Path, short_id: int) -> str:
         if path.left:
@@ -86,11 +103,32 @@ class Choice:
             return "the other end has said nothing of a fast path"
         return ""
 
-    def _their_refusal(self, path: Path) -> str:
+    def _encrypts(self, path: Path) -> bool:
+        """In clear only if both ends want that."""
+        assert path.theirs is not None
+        return not path.theirs.willing or bool(self._policy.refusal_in_clear(path.host))
+
+    def _their_refusal(self, path: Path, encrypted: bool) -> str:
         offer = path.theirs
         assert offer is not None
-        if not offer.willing:
+        if encrypted and not (offer.esp and self._policy.has_esp):
+            if offer.willing:
+                ours = self._policy.refusal_in_clear(path.host)
+                return f"{ours} ({path.host} has no ESP)"
             return f"the other end does not want a fast path: {offer.reason}"
         if offer.port != self._port:
             return f"the other end has VXLAN on UDP port {offer.port}, and we on {self._port}"
-        return ""
+        return self._no_room(path.host, offer.your_host) if encrypted else ""
+
+    def _no_room(self, remote_host: str, local_host: str) -> str:
+        """Why packets of full size, or any, would not get through in ESP."""
+        version = version_of(remote_host)
+        if version_of(local_host) != version:
+            return f"the other end sends to {local_host or 'nowhere'}, and we to {remote_host}"
+        largest = largest_mtu(self._underlay_mtu_bytes, version)
+        if self._mtu_bytes <= largest:
+            return ""
+        return (
+            f"ESP makes packets of the overlay's MTU of {self._mtu_bytes} too large for the"
+            f" underlay's of {self._underlay_mtu_bytes}: --mtu {largest}"
+        )

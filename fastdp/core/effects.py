@@ -8,7 +8,7 @@ All but `TellPeer`, `SetFast` and `LogLine` go to the driver or its socket, stri
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from weavepy.base.effects import LogLine
 from weavepy.base.names import PeerName
@@ -23,6 +23,8 @@ class Tunnel:
     """24 bits, the same at both ends: see `network_id`."""
     remote_host: str
     """IPv4 or IPv6: where the peer's sleeve session lives."""
+    encrypted: bool = False
+    """Its datagrams travel in ESP, and in no other way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class AdoptedTunnel:
     network_id: int
     remote_host: str
     carrying: bool
+    encrypted: bool = False
 
 
 def network_id(one: int, other: int) -> int:
@@ -99,6 +102,43 @@ class SendHeartbeat:
     frame_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Association:
+    """One of ESP's security associations: the key of one direction, named by its receiver."""
+
+    spi: int
+    key: bytes = field(repr=False)
+    """32 bytes for AES-GCM, and the salt's 4 (RFC 4106)."""
+    local_host: str
+    """Ours, where it is for receiving; empty where it is for sending, from whatever address."""
+    remote_host: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddAssociation:
+    """Have it in the kernel; one for sending is used from then on, rather than those before it.
+
+    Answered by `handle_association_added`.
+    """
+
+    peer: PeerName
+    short_id: int
+    """The peer's."""
+    association: Association
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAssociations:
+    """Remove those of this peer that are not named here, whoever of us has made them."""
+
+    peer: PeerName
+    short_id: int
+    sending: tuple[int, ...]
+    """Their SPIs."""
+    receiving: tuple[int, ...] | None
+    """None: leave all of them."""
+
+
 # --- for the others --------------------------------------------------------------------------
 
 
@@ -126,16 +166,21 @@ class SetFast:
     """MACs that lie behind peers, for the datapath to know when their tunnel retires."""
 
 
-TunnelEffect = Arrange | ReadMacs | Carry | Retire | Point | SendHeartbeat
+TunnelEffect = (
+    Arrange | ReadMacs | Carry | Retire | Point | AddAssociation | KeepAssociations | SendHeartbeat
+)
 """What the owner of the driver does."""
 
 FastEffect = TunnelEffect | TellPeer | SetFast | LogLine
 
 __all__ = [
+    "AddAssociation",
     "AdoptedTunnel",
     "Arrange",
+    "Association",
     "Carry",
     "FastEffect",
+    "KeepAssociations",
     "LogLine",
     "Point",
     "ReadMacs",

@@ -1,8 +1,8 @@
-"""What two routers say to each other about the fast path: offers, and heartbeats.
+"""What two routers say to each other about the fast path: offers, ESP's keys, and heartbeats.
 
 An `Offer` goes over the control connection, which is authentic. It carries a token of 8 random
 bytes; whoever sends us a heartbeat has to repeat it, so that nobody outside the path can make a
-dead tunnel look alive.
+dead tunnel look alive. Nonces for keys go the same way, keys themselves never.
 
 A heartbeat goes through the tunnel itself:
 
@@ -27,6 +27,11 @@ PREFIX = b"\x00"
 TOKEN_BYTES = 8
 MAX_REASON_LENGTH = 200
 
+NONCE_BYTES = 32
+PROOF_BYTES = 16
+FIRST_SPI = 256
+"""Smaller ones are reserved (RFC 4303, 2.1)."""
+
 NEVER_HEARD_MS = 0xFFFF
 """As an age: not at all, or longer ago than can be told."""
 
@@ -37,6 +42,7 @@ class Offer(msgspec.Struct, frozen=True, tag=True):
     """What we would do; it replaces the offer before it."""
 
     willing: bool
+    """In clear: between subnets that are trusted, or because nothing here is encrypted."""
     reason: str
     """Why not, as an operator reads it; empty if willing."""
     token: bytes
@@ -46,18 +52,65 @@ class Offer(msgspec.Struct, frozen=True, tag=True):
     """UDP, for VXLAN."""
     your_host: str
     """The address at which the sender sees the receiver, so where its tunnel leads."""
+    esp: bool = False
+    """In ESP."""
 
 
-_decoder = Decoder(Offer, "message about the fast path")
+class Propose(msgspec.Struct, frozen=True, tag=True):
+    """New keys for both directions: see `esp.py`."""
+
+    nonce: bytes
+    spi: int
+    """What the sender of this will receive by."""
 
 
-def encode_offer(offer: Offer) -> bytes:
-    return PREFIX + encode(offer)
+class Answer(msgspec.Struct, frozen=True, tag=True):
+    proposed: bytes
+    """The nonce of the `Propose` that this answers."""
+    nonce: bytes
+    spi: int
+    proof: bytes
+    """That the sender has come to the same keys."""
 
 
-def decode_offer(payload: bytes) -> Offer:
+class Confirm(msgspec.Struct, frozen=True, tag=True):
+    """The sender of this receives and sends by the new keys."""
+
+    answered: bytes
+    """The nonce of the `Answer`."""
+    proof: bytes
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """And so does the sender of this."""
+
+    answered: bytes
+
+
+class Renew(msgspec.Struct, frozen=True, tag=True):
+    """Our kernel has no keys for this tunnel, or has lost them: propose some."""
+
+
+EspMessage = Propose | Answer | Confirm | Done | Renew
+
+_decoder = Decoder(Offer | EspMessage, "message about the fast path")
+
+
+def encode_message(message: Offer | EspMessage) -> bytes:
+    return PREFIX + encode(message)
+
+
+def decode_message(payload: bytes) -> Offer | EspMessage:
     """Raises `ProtocolError`. `payload` begins with `PREFIX`."""
-    offer: Offer = _decoder.decode(payload[len(PREFIX) :])
+    message: Offer | EspMessage = _decoder.decode(payload[len(PREFIX) :])
+    if isinstance(message, Offer):
+        _check_offer(message)
+    elif not isinstance(message, Renew):
+        _check_esp(message)
+    return message
+
+
+def _check_offer(offer: Offer) -> None:
     if (
         len(offer.token) != TOKEN_BYTES
         or len(offer.reason) > MAX_REASON_LENGTH
@@ -68,7 +121,25 @@ def decode_offer(payload: bytes) -> Offer:
         or not offer.your_host.isprintable()
     ):
         raise ProtocolError("malformed message about the fast path: a field is out of bounds")
-    return offer
+
+
+def _check_esp(message: Propose | Answer | Confirm | Done) -> None:
+    nonces, proofs, spis = [], [], []
+    match message:
+        case Propose(nonce=nonce, spi=spi):
+            nonces, spis = [nonce], [spi]
+        case Answer(proposed=proposed, nonce=nonce, spi=spi, proof=proof):
+            nonces, spis, proofs = [proposed, nonce], [spi], [proof]
+        case Confirm(answered=answered, proof=proof):
+            nonces, proofs = [answered], [proof]
+        case Done(answered=answered):
+            nonces = [answered]
+    if (
+        any(len(nonce) != NONCE_BYTES for nonce in nonces)
+        or any(len(proof) != PROOF_BYTES for proof in proofs)
+        or any(not FIRST_SPI <= spi < 1 << 32 for spi in spis)
+    ):
+        raise ProtocolError("malformed message about ESP's keys: a field is out of bounds")
 
 
 @dataclass(frozen=True, slots=True)

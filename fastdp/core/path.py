@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass, field
 
 from fastdp.core.effects import Tunnel
+from fastdp.core.esp import Ends, KeyExchange
 from fastdp.core.health import DEAD_S, Health
 from fastdp.core.messages import Offer
 from weavepy.base.names import PeerName
@@ -66,6 +67,8 @@ class Path:
     """It carries, and a datapath that came after that has not seen it begin."""
     macs: tuple[bytes, ...] = ()
     """Behind the peer, as read when it began to retire."""
+    keys: KeyExchange | None = None
+    """Since there was a control connection or a message about them."""
     health: Health = field(default_factory=Health)
     beats_sent: int = 0
     beat_at: float = math.inf
@@ -97,6 +100,17 @@ class Path:
     def is_unused(self) -> bool:
         return not self.is_fast and self.tunnel is None and not (self.host or self.connected)
 
+    @property
+    def ends(self) -> Ends | None:
+        """Of ESP's associations; None as long as the kernel is not to have any.
+
+        Before that the driver has seen to it that nothing leaves or enters in clear.
+        """
+        tunnel = self.tunnel
+        if tunnel is None or not tunnel.encrypted or not self.arranged or self.theirs is None:
+            return None
+        return Ends(tunnel.short_id, self.theirs.your_host, tunnel.remote_host)
+
     def mtu_bytes(self, ours: int) -> int:
         return ours if self.theirs is None else min(ours, self.theirs.mtu_bytes)
 
@@ -123,6 +137,11 @@ class Path:
             return f"no VXLAN device: {self.device_error}"
         if not self.arranged:
             return "the VXLAN device is being made"
+        if self.tunnel is not None and self.tunnel.encrypted and self.keys is not None:
+            if self.keys.error:
+                return f"no ESP: {self.keys.error}"
+            if not self.keys.is_agreed:
+                return "ESP's keys are being agreed on"
         held_s = self.health.held_s(now)
         if held_s:
             return f"held down for {held_s:.0f} s after {self.health.failures} failures"
@@ -152,6 +171,8 @@ class FastRow:
     reason: str
     """Why not better; empty for "fastdp"."""
     remote_host: str
+    encrypted: bool
+    """The tunnel is in ESP, or shall be."""
     mtu_bytes: int
     """The size of packets that heartbeats prove to pass: the smaller of both ends' overlay MTUs."""
     since_s: float

@@ -24,12 +24,14 @@ from fastdp.core.effects import (
     SetFast,
     Tunnel,
 )
+from fastdp.core.esp import REKEY_S, KeyExchange
 from fastdp.core.health import BEAT_S
 from fastdp.core.messages import (
     TOKEN_BYTES,
     Heartbeat,
+    Offer,
     decode_heartbeat,
-    decode_offer,
+    decode_message,
     encode_heartbeat,
 )
 from fastdp.core.path import FastRow, Path, Phase
@@ -52,6 +54,8 @@ ANSWER_S = 1.0
 """So long a datapath may take to learn MACs; then the tunnel retires without it."""
 DRAIN_S = 0.1
 
+NOTHING: Mapping[PeerName, tuple[frozenset[int], frozenset[int]]] = {}
+
 _ETHERNET_HEADER_BYTES = 14
 
 
@@ -64,12 +68,17 @@ class FastPaths:
         policy: Policy,
         mtu_bytes: int,
         port: int = PORT,
+        ourself: PeerName,
+        underlay_mtu_bytes: int = 1500,
+        rekey_s: float = REKEY_S,
         adopted: Sequence[AdoptedTunnel] = (),
     ) -> None:
         """`mtu_bytes` is the overlay's, here. `adopted` is empty unless `policy.enabled`."""
         assert policy.enabled or not adopted
         self._rng = rng
-        self._choice = Choice(policy, mtu_bytes, port)
+        self._ourself = ourself
+        self._rekey_s = rekey_s
+        self._choice = Choice(policy, mtu_bytes, port, underlay_mtu_bytes)
         self._enabled = policy.enabled
         self._mtu_bytes = mtu_bytes
         self._port = port
@@ -106,11 +115,13 @@ class FastPaths:
         path.host = ""
         return self._settle([path], now)
 
-    def handle_connected(self, peer: PeerName, now: float) -> list[FastEffect]:
+    def handle_connected(self, peer: PeerName, secret: bytes, now: float) -> list[FastEffect]:
+        """`secret` is the connection's, of which nobody else knows; ESP's keys come from it."""
         path = self._path(peer)
         path.connected, path.left = True, False
         path.offered = None
-        return self._settle([path], now)
+        effects = self._settle([path], now)
+        return effects + self._keys(path).handle_connected(secret, now)
 
     def handle_disconnected(self, peer: PeerName, left: bool, now: float) -> list[FastEffect]:
         """A peer that `left` is gone for good. Another may have a new router in a moment."""
@@ -118,6 +129,8 @@ class FastPaths:
         if path is None:
             return []
         path.connected = False
+        if path.keys is not None:
+            path.keys.handle_disconnected()
         if left:
             path.host, path.theirs, path.left = "", None, True
         return self._settle([path], now)
@@ -138,8 +151,10 @@ class FastPaths:
 
     def handle_message(self, peer: PeerName, payload: bytes, now: float) -> list[FastEffect]:
         """From its router. Raises `ProtocolError` if it is nonsense."""
-        offer = decode_offer(payload)
+        offer = decode_message(payload)
         path = self._path(peer)
+        if not isinstance(offer, Offer):
+            return self._keys(path).handle_message(offer, now)
         if path.theirs is not None and path.theirs.token != offer.token:
             path.beat_at = min(path.beat_at, now)
         path.theirs = offer
@@ -208,9 +223,14 @@ class FastPaths:
         return []
 
     def handle_arranged(
-        self, errors: Mapping[PeerName, str], error: str, now: float
+        self,
+        errors: Mapping[PeerName, str],
+        error: str,
+        now: float,
+        associations: Mapping[PeerName, tuple[frozenset[int], frozenset[int]]] = NOTHING,
     ) -> list[FastEffect]:
-        """`errors` by tunnel; `error` if nothing at all could be done."""
+        """`errors` by tunnel; `error` if nothing at all could be done. `associations` are the
+        SPIs, for receiving and for sending, that the kernel has of tunnels in ESP."""
         if self._arranging is None:
             return []
         first = self._arranged is None
@@ -228,7 +248,20 @@ class FastPaths:
                 path.since = now
             elif first:
                 path.health.adopt(now)
-        return self._settle(self._paths.values(), now)
+        effects: list[FastEffect] = []
+        for peer, (receiving, sending) in associations.items():
+            path = self._paths.get(peer)
+            if path is not None:
+                effects += self._keys(path).handle_found(receiving, sending, now)
+        return effects + self._settle(self._paths.values(), now)
+
+    def handle_association_added(
+        self, peer: PeerName, spi: int, error: str, now: float
+    ) -> list[FastEffect]:
+        path = self._paths.get(peer)
+        if path is None or path.keys is None:
+            return []
+        return path.keys.handle_added(spi, error, now)
 
     def handle_ports_changed(self, now: float) -> list[FastEffect]:
         """Others changed the bridge, so perhaps our tunnels: look at once, not at the next time."""
@@ -289,6 +322,8 @@ class FastPaths:
             reviewed = self._paths.values()
             for path in reviewed:
                 effects += self._beat(path, now)
+                if path.keys is not None:
+                    effects += path.keys.handle_timeout(now)
         return effects + self._settle(reviewed, now)
 
     def next_deadline(self) -> Deadline:
@@ -308,6 +343,7 @@ class FastPaths:
                 state=_state(path),
                 reason=path.reason(self._port, now),
                 remote_host=path.remote_host,
+                encrypted=path.tunnel is not None and path.tunnel.encrypted,
                 mtu_bytes=path.mtu_bytes(self._mtu_bytes),
                 since_s=now - path.since,
                 failures=path.health.failures,
@@ -326,9 +362,15 @@ class FastPaths:
             self._paths[peer] = path
         return path
 
+    def _keys(self, path: Path) -> KeyExchange:
+        if path.keys is None:
+            opens = self._ourself < path.peer
+            path.keys = KeyExchange(path.peer, opens=opens, rng=self._rng, rekey_s=self._rekey_s)
+        return path.keys
+
     def _adopt(self, found: AdoptedTunnel, now: float) -> None:
         path = self._path(found.peer)
-        path.tunnel = Tunnel(found.peer, found.short_id, found.network_id, found.remote_host)
+        path.tunnel = self._choice.adopted_tunnel(found)
         path.since = now
         self._tunnels += 1
         if found.carrying:
@@ -392,6 +434,8 @@ class FastPaths:
         effects: list[FastEffect] = []
         for path in list(paths):
             effects += self._step(path, now)
+            if path.keys is not None:
+                effects += path.keys.handle_tunnel(path.ends, now)
             if path.is_unused:
                 del self._paths[path.peer]
         return [*effects, *self._arrange(now), *self._set_fast()]

@@ -138,7 +138,9 @@ def devices() -> list[Device]:
     kind = attribute(_IFLA_INFO_KIND, b"vxlan")
     request = _INTERFACE.pack(0, 0, 0, 0, 0) + attribute(_IFLA_LINKINFO, kind)
     with connected() as connection:
-        return [_device(body) for body in dump(connection, _RTM_GETLINK, request)]
+        # A kernel which has not loaded the module yet knows no such kind, and lists all links.
+        found = (_device(body) for body in dump(connection, _RTM_GETLINK, request))
+        return [device for device in found if device is not None]
 
 
 def make(route: Any, bridge: Link, tunnel: Tunnel, udp_port: int, mtu_bytes: int) -> None:
@@ -200,10 +202,13 @@ def _set_port(index: int, values: bytes) -> None:
         change(connection, _RTM_SETLINK, 0, [body])
 
 
-def _device(body: bytes) -> Device:
+def _device(body: bytes) -> Device | None:
+    """None if it is a link of another kind."""
     _, _, index, up_and_others, _ = _INTERFACE.unpack_from(body)
     found = attributes(body[_INTERFACE.size :])
-    information = attributes(found[_IFLA_LINKINFO])
+    information = attributes(found.get(_IFLA_LINKINFO, b""))
+    if _text(information.get(_IFLA_INFO_KIND, b"")) != "vxlan":
+        return None
     vxlan = attributes(information.get(_IFLA_INFO_DATA, b""))
     port = attributes(information.get(_IFLA_INFO_SLAVE_DATA, b""))
     remote = vxlan.get(_IFLA_VXLAN_GROUP) or vxlan.get(_IFLA_VXLAN_GROUP6)

@@ -6,11 +6,11 @@ worker thread, and act on the network namespace of that thread. What concerns on
 is an answer or a `HostError` that says what to do; sleeve goes on meanwhile.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fastdp.core.effects import AdoptedTunnel, Tunnel
+from fastdp.core.effects import AdoptedTunnel, Association, Tunnel
 from weavepy.base.names import PeerName
 
 
@@ -23,6 +23,14 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Associations:
+    """SPIs that the kernel has of one tunnel."""
+
+    receiving: frozenset[int] = frozenset()
+    sending: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Arranged:
     ports: Mapping[PeerName, Port] = field(default_factory=dict)
     """Of the tunnels that are there now."""
@@ -30,6 +38,8 @@ class Arranged:
     """Why the others are not."""
     repairs: Sequence[str] = ()
     """What others had changed about tunnels that were there before, and is as it was again."""
+    associations: Mapping[PeerName, Associations] = field(default_factory=dict)
+    """Of the tunnels in ESP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,16 @@ class Driver(Protocol):
 
     def point(self, peer: PeerName, macs: Sequence[bytes]) -> None:
         """Send what is for `macs` through the tunnel, if it carries."""
+        ...
+
+    def add_association(self, short_id: int, association: Association) -> None:
+        """ESP's, for the peer with this short id; one for sending is used from now on."""
+        ...
+
+    def keep_associations(
+        self, short_id: int, sending: Collection[int], receiving: Collection[int] | None
+    ) -> None:
+        """Remove this peer's others; with `receiving` None, only of those for sending."""
         ...
 
     def counters(self) -> Counters: ...

@@ -36,9 +36,9 @@ _TIMEOUT_S = 5.0
 
 
 @contextmanager
-def connected() -> Iterator[socket.socket]:
+def connected(protocol: int = socket.NETLINK_ROUTE) -> Iterator[socket.socket]:
     """To the network namespace of the calling thread."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as connection:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as connection:
         connection.settimeout(_TIMEOUT_S)
         connection.bind((0, 0))
         yield connection

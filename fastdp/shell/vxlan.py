@@ -10,13 +10,13 @@ a new port would do both. Its alias says whose it is: "weavepy BRIDGE PEER". Tha
 router finds it, and how the devices of others, which are left alone, are told apart.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from fastdp.core.effects import AdoptedTunnel, Tunnel
+from fastdp.core.effects import AdoptedTunnel, Association, Tunnel
 from fastdp.shell import fdb
 from fastdp.shell.device import (
     CARRYING,
@@ -33,8 +33,9 @@ from fastdp.shell.device import (
     not_ours,
     set_flags,
 )
-from fastdp.shell.driver import Arranged, Counters, Port
+from fastdp.shell.driver import Arranged, Associations, Counters, Port
 from fastdp.shell.guard import Guard
+from fastdp.shell.xfrm import Xfrm
 from weavepy.base.names import PeerName
 from weavepy.kernel.netlink import HostError, Link, explained, find_link, netlink, refusal
 
@@ -54,11 +55,15 @@ _PROBE_NETWORK_ID = 0xFFFFFF
 class VxlanDriver:
     name = "vxlan"
 
-    def __init__(self, bridge: str, tap: str, port: int = DEFAULT_PORT) -> None:
+    def __init__(
+        self, bridge: str, tap: str, port: int = DEFAULT_PORT, *, esp: bool = False
+    ) -> None:
+        """Without `esp`, no tunnel is encrypted."""
         self._bridge = bridge
         self._tap = tap
         self._port = port
-        self._guard = Guard(bridge, port)
+        self._guard = Guard(bridge, port, esp)
+        self._xfrm = Xfrm(bridge, port)
         self._tunnels: dict[PeerName, Tunnel] = {}
         self._carrying: dict[PeerName, bool] = {}
         """What each tunnel's flags should say."""
@@ -85,37 +90,56 @@ class VxlanDriver:
     def adopt(self) -> list[AdoptedTunnel]:
         with explained("looking for tunnels"):
             found = self._ours()
+            in_esp = self._xfrm.remote_hosts()
         self._carrying = {peer: device.carrying for peer, device in found.items()}
-        self._tunnels = {
-            peer: Tunnel(peer, device.short_id, device.network_id, device.remote_host)
-            for peer, device in found.items()
-        }
-        return [
+        adopted = [
             AdoptedTunnel(
-                peer, device.short_id, device.network_id, device.remote_host, device.carrying
+                peer,
+                device.short_id,
+                device.network_id,
+                device.remote_host,
+                device.carrying,
+                encrypted=in_esp.get(device.short_id) == device.remote_host,
             )
             for peer, device in found.items()
         ]
+        self._tunnels = {
+            it.peer: Tunnel(it.peer, it.short_id, it.network_id, it.remote_host, it.encrypted)
+            for it in adopted
+        }
+        return adopted
 
     def left(self) -> bool:
         with explained("looking for tunnels"):
-            return bool(self._ours()) or self._guard.is_installed()
+            return (
+                bool(self._ours()) or self._guard.is_installed() or bool(self._xfrm.remote_hosts())
+            )
 
     def arrange(self, tunnels: Sequence[Tunnel], mtu_bytes: int) -> Arranged:
-        # Before the devices: what they take in has passed the guard from the first datagram on.
+        # Before the devices: what they take in has passed the guard from the first datagram on,
+        # and what they send is encrypted from the first one on, where it has to be.
         self._guard.install(tunnels)
+        in_esp = [tunnel for tunnel in tunnels if tunnel.encrypted]
         ports: dict[PeerName, Port] = {}
-        errors: dict[PeerName, str] = {}
+        with explained("demanding IPsec"):
+            demanded, errors = self._xfrm.demand(in_esp)
         with explained("arranging tunnels"), netlink() as route:
             bridge = self._required_bridge(route)
             repairs = self._ensure_tap(route, bridge)
+            known = {tunnel.remote_host for tunnel in self._tunnels.values() if tunnel.encrypted}
+            repairs += [f"IPsec for {host} was not demanded" for host in demanded if host in known]
             present = self._without_stale(route, tunnels)
             before, self._tunnels = self._tunnels, {tunnel.peer: tunnel for tunnel in tunnels}
             self._carrying = {
                 peer: self._carrying.get(peer, False) and before.get(peer) == tunnel
                 for peer, tunnel in self._tunnels.items()
             }
-            missing = [it for it in tunnels if device_name(it.short_id) not in present]
+            missing = [
+                it
+                for it in tunnels
+                if it.peer not in errors
+                if device_name(it.short_id) not in present
+            ]
             for tunnel in missing:
                 with _blaming(tunnel, errors):
                     make(route, bridge, tunnel, self._port, mtu_bytes)
@@ -133,7 +157,10 @@ class VxlanDriver:
                     if change and before.get(peer) == tunnel:
                         was = "was deleted" if tunnel in missing else change
                         repairs.append(f"{device.name} {was}")
-        return Arranged(ports, errors, repairs)
+            self._xfrm.release(in_esp)
+            found = self._xfrm.associations() if in_esp else {}
+        associations = {it.peer: found.get(it.short_id, Associations()) for it in in_esp}
+        return Arranged(ports, errors, repairs, associations)
 
     def counters(self) -> Counters:
         with explained("counting frames"):
@@ -147,6 +174,7 @@ class VxlanDriver:
                 route.link("del", group=group_of(self._bridge))
             for device in self._ours().values():
                 route.link("del", index=device.index)
+            self._xfrm.release([])
         self._guard.remove()
         self._tunnels = {}
         self._carrying = {}
@@ -244,6 +272,16 @@ class VxlanDriver:
         with self._tunnel("pointing frames to", peer) as (bridge, _, tunnel):
             if tunnel is not None and self._carrying.get(peer):
                 fdb.point(bridge.index, tunnel.index, macs)
+
+    def add_association(self, short_id: int, association: Association) -> None:
+        with explained("adding an association"):
+            self._xfrm.add(short_id, association)
+
+    def keep_associations(
+        self, short_id: int, sending: Collection[int], receiving: Collection[int] | None
+    ) -> None:
+        with explained("removing associations"):
+            self._xfrm.keep(short_id, sending, receiving)
 
     @contextmanager
     def _tunnel(

@@ -18,6 +18,8 @@ from weavepy.kernel.netlink import HostError, Link, addresses, explained, links,
 OVERHEAD_BYTES = 100
 VXLAN_OVERHEAD_BYTES = {4: 50, 6: 70}
 """By IP version: outer IP 20 or 40 + UDP 8 + VXLAN 8 + inner Ethernet 14."""
+ESP_OVERHEAD_BYTES = 38
+"""With AES-GCM: header 8 + nonce 8 + trailer 2 and up to 3 of padding + tag 16; made even."""
 MINIMUM_OVERLAY_MTU_BYTES = 1280
 """What IPv6 requires of every link. On a smaller underlay sleeve fragments."""
 

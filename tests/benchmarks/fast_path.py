@@ -1,6 +1,7 @@
 """A tunnel of ours against a VXLAN made by hand, between the same containers of the same hosts.
 
     sudo python -m tests.benchmarks.fast_path [--rounds N] [--seconds S] [--mtu M]
+    script/kernel-lane python -m tests.benchmarks.fast_path --esp --mtu 1400     both in ESP
 
 Each container has two interfaces: one on our bridge, with guard, isolation, port flags, and the
 filters and the coalescing that `attach` gives each container; one on a second bridge, with a VXLAN
@@ -59,14 +60,17 @@ def measure(
     what: Sequence[str] = tuple(MEASUREMENTS),
     mtu_bytes: int = 1450,
     ipv6: bool = False,
+    esp: bool = False,
 ) -> list[Compared]:
-    world = World(mtu_bytes + (70 if ipv6 else 50))
+    world = World(mtu_bytes + (70 if ipv6 else 50) + (38 if esp else 0))
     try:
         one, two = hosts = world.hosts(2)
-        joined(*hosts, ipv6=ipv6, mtu_bytes=mtu_bytes)
+        joined(*hosts, ipv6=ipv6, mtu_bytes=mtu_bytes, esp=esp)
         for host, other in ((one, two), (two, one)):
             _as_attached(host)
-            _by_hand(host, other.address6 if ipv6 else other.address, mtu_bytes)
+            _by_hand(host, other.seen_by(ipv6), mtu_bytes)
+            if esp:
+                _esp_by_hand(host, host.seen_by(ipv6), other.seen_by(ipv6))
         return [_compare(name, one, two, rounds, seconds) for name in what]
     finally:
         world.remove()
@@ -99,6 +103,19 @@ def _by_hand(host: Host, remote: str, mtu_bytes: int) -> None:
         host.run(command)
     host.in_container(f"ip link set hand mtu {mtu_bytes} up")
     host.in_container(f"ip addr add {HAND}.{host.number}/24 dev hand")
+
+
+def _esp_by_hand(host: Host, ours: str, theirs: str) -> None:
+    for direction, source, destination in (("out", ours, theirs), ("in", theirs, ours)):
+        ends = f"src {source} dst {destination}"
+        host.run(
+            f"ip xfrm state add {ends} proto esp spi 0x77 reqid 1 mode transport"
+            f" replay-window 128 flag esn aead rfc4106(gcm(aes)) 0x{'5a' * 36} 128"
+        )
+        host.run(
+            f"ip xfrm policy add {ends} proto udp dport 4789 dir {direction}"
+            f" tmpl {ends} proto esp reqid 1 mode transport"
+        )
 
 
 def _compare(what: str, one: Host, two: Host, rounds: int, seconds: int) -> Compared:
@@ -169,13 +186,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=1)
     parser.add_argument("--mtu", type=int, default=1450, help="of the overlay")
     parser.add_argument("--ipv6", action="store_true", help="as the underlay")
+    parser.add_argument("--esp", action="store_true", help="encrypt both")
     parser.add_argument("--only", choices=MEASUREMENTS, nargs="*")
     wanted = parser.parse_args()
     started = time.monotonic()
     print("| what | tunnel | by hand | ratio | CPU per GB | by hand | ratio |")
     print("|---|---|---|---|---|---|---|")
     for name in wanted.only or MEASUREMENTS:
-        (row,) = measure(wanted.rounds, wanted.seconds, (name,), wanted.mtu, wanted.ipv6)
+        (row,) = measure(
+            wanted.rounds, wanted.seconds, (name,), wanted.mtu, wanted.ipv6, wanted.esp
+        )
         print(
             f"| {row.what} | {row.ours.gbps:.3g} Gbit/s | {row.hand.gbps:.3g} Gbit/s"
             f" | {row.throughput:.2f} | {row.ours.cpu_s_per_gb:.2g} s"

@@ -27,6 +27,7 @@ _SOL_PACKET = 263
 _PACKET_STATISTICS = 6
 _PACKET_VNET_HDR = 15
 _VNET_HEADER_BYTES = 10
+_VXLAN_PORT = (6784).to_bytes(2, "big")
 _SETTLE_S = 1.0
 """How long packets may still be under way after the last was sent."""
 
@@ -51,11 +52,18 @@ class Stream:
     """Numbered UDP datagrams at a steady rate from one container to another, while open."""
 
     def __init__(
-        self, lab: Lab, source: str, destination: str, rate: float = 500.0, size: int = 200
+        self,
+        lab: Lab,
+        source: str,
+        destination: str,
+        rate: float = 500.0,
+        size: int = 200,
+        marker: bytes = b"",
     ) -> None:
+        """All datagrams have the `marker` in them."""
         self.arrivals = Arrivals()
         self._interval_s = 1 / rate
-        self._padding = bytes(size - 8)
+        self._padding = marker.ljust(size - 8, b"\0")
         self._receiver = lab.inside(destination, _udp)
         self._sender = lab.inside(source, _udp)
         self._receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
@@ -206,6 +214,8 @@ class WireTap:
         }
         self.packets: Counter[str] = Counter()
         self.found: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        """Packets that were "esp", "vxlan" in clear, or of another kind."""
         self.dropped = 0
         """Packets that the tap missed; a test that relies on absence asserts that it is 0."""
         self._open = threading.Event()
@@ -239,6 +249,7 @@ class WireTap:
             for made in ready:
                 packet = made.recv(1 << 17)
                 self.packets[names[made]] += 1
+                self.kinds[_kind_of(packet)] += 1
                 if self._marker in packet:
                     self.found[names[made]] += 1
 
@@ -277,6 +288,17 @@ def _arp_socket() -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
     made.bind((INTERFACE, _ETH_P_ARP))
     return made
+
+
+def _kind_of(frame: bytes) -> str:
+    """By the protocol of IP, without options or extensions, and the UDP port sent to."""
+    at = {0x0800: (23, 14 + 20), 0x86DD: (20, 14 + 40)}.get(int.from_bytes(frame[12:14], "big"))
+    if at is None:
+        return "not IP"
+    protocol = frame[at[0]]
+    if protocol == socket.IPPROTO_UDP and frame[at[1] + 2 : at[1] + 4] == _VXLAN_PORT:
+        return "vxlan"
+    return "esp" if protocol == socket.IPPROTO_ESP else "other"
 
 
 def _tap(port: str) -> socket.socket:

@@ -109,6 +109,14 @@ _ROUTER_OPTIONS = (
         metavar="CIDR,...",
     ),
     option(
+        "--esp-rekey",
+        "How often the keys of encrypted fast paths (ESP) are renewed.",
+        type=int,
+        default=launch_options.DEFAULT_ESP_REKEY_S,
+        show_default=True,
+        metavar="SECONDS",
+    ),
+    option(
         "--log-level",
         "How much to log.",
         type=click.Choice(launch_options.LOG_LEVELS),

@@ -346,7 +346,10 @@ def fastdp(status: schema.Status) -> list[Block]:
     rows = [
         [
             Cell(_peer(tunnel.peer, tunnel.nickname)),
-            Cell(tunnel.state, "good" if tunnel.state == "fastdp" else "warn"),
+            Cell(
+                f"{tunnel.state} (ESP)" if tunnel.encrypted else tunnel.state,
+                "good" if tunnel.state == "fastdp" else "warn",
+            ),
             Cell(tunnel.remote),
             Cell(str(tunnel.mtu_bytes)),
             Cell(units.size(tunnel.bytes_sent)),
@@ -409,7 +412,9 @@ def _encryption(encrypted: bool) -> Cell:
 def _overlay(row: schema.ConnectionStatus) -> str:
     if not row.overlay:
         return ""
-    return row.overlay if row.encrypted else f"{row.overlay}, not encrypted"
+    if not row.encrypted:
+        return f"{row.overlay}, not encrypted"
+    return "fastdp (ESP)" if row.overlay == "fastdp" else row.overlay
 
 
 def _route(peer: schema.PeerStatus) -> Cell:

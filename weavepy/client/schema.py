@@ -411,6 +411,8 @@ class TunnelStatus(Struct):
     frames_received: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
+    encrypted: bool = False
+    """The tunnel is in ESP, or shall be."""
 
 
 class FastdpStatus(Struct):

@@ -172,6 +172,8 @@ class Node:
                 | fast.Carry()
                 | fast.Retire()
                 | fast.Point()
+                | fast.AddAssociation()
+                | fast.KeepAssociations()
                 | fast.SendHeartbeat()
             ):
                 self._world.perform(effect, now)
@@ -280,7 +282,7 @@ class Node:
             )
         ]
         if self.paths is not None:
-            effects += self.paths.handle_connected(connected.peer, now)
+            effects += self.paths.handle_connected(connected.peer, connected.overlay_secret, now)
         return effects
 
     def _tell_paths(

@@ -22,6 +22,8 @@ DEFAULT_RANGE = "10.32.0.0/12"
 DEFAULT_BRIDGE = "weave"
 DEFAULT_CONNECTION_LIMIT = 100
 FASTDP_MODES = MODES
+DEFAULT_ESP_REKEY_S = 120
+MAX_ESP_REKEY_S = 3600
 DEFAULT_HTTP_ADDRESS = f"127.0.0.1:{HTTP_PORT}"
 
 HTTP_OFF = "off"
@@ -85,6 +87,8 @@ class Options:
     fastdp: Mode = "auto"
     trusted_subnets: tuple[Network, ...] = ()
     """Of the underlay: between hosts in them frames may go unencrypted by the fast path."""
+    esp_rekey_s: int = DEFAULT_ESP_REKEY_S
+    """How often the keys of encrypted tunnels are renewed."""
     log_level: str = "info"
     directories: Directories
 
@@ -108,6 +112,7 @@ class Options:
         offload: bool = True,
         fastdp: str = "auto",
         trusted_subnets: str = "",
+        esp_rekey: int = DEFAULT_ESP_REKEY_S,
         log_level: str = "info",
         where: Directories | None = None,
     ) -> "Options":
@@ -135,6 +140,7 @@ class Options:
             offload=offload,
             fastdp=_parse_fastdp(fastdp),
             trusted_subnets=_parse_trusted(trusted_subnets),
+            esp_rekey_s=_parse_esp_rekey(esp_rekey),
             log_level=_parse_log_level(log_level),
             directories=where or directories(),
         )
@@ -156,6 +162,7 @@ class Options:
             "--ipalloc-init": str(self.ring_start),
             "--bridge": self.bridge,
             "--fastdp": self.fastdp,
+            "--esp-rekey": str(self.esp_rekey_s),
             "--log-level": self.log_level,
         }
         if self.mtu_bytes is not None:
@@ -194,6 +201,7 @@ class Options:
             "offload": _yes_or_no(self.offload),
             "fastdp": self.fastdp,
             "trusted-subnets": self._trusted() or "none",
+            "esp-rekey": str(self.esp_rekey_s),
             "log-level": self.log_level,
             "run-dir": str(self.directories.run),
             "state-dir": str(self.directories.state),
@@ -348,6 +356,12 @@ def _parse_fastdp(text: str) -> Mode:
 def _parse_trusted(text: str) -> tuple[Network, ...]:
     subnets = (part.strip() for part in text.split(","))
     return tuple(parse_network("--trusted-subnets", subnet) for subnet in subnets if subnet)
+
+
+def _parse_esp_rekey(seconds: int) -> int:
+    if not 1 <= seconds <= MAX_ESP_REKEY_S:
+        raise UsageError(f"--esp-rekey {seconds}: expected 1 to {MAX_ESP_REKEY_S} seconds")
+    return seconds
 
 
 def _parse_log_level(level: str) -> str:

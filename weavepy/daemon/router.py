@@ -14,14 +14,25 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from random import SystemRandom
 from typing import TypeVar
 
-from fastdp.core.effects import Arrange, Carry, Point, ReadMacs, Retire, SendHeartbeat
+from fastdp.core.effects import (
+    AddAssociation,
+    Arrange,
+    Carry,
+    KeepAssociations,
+    Point,
+    ReadMacs,
+    Retire,
+    SendHeartbeat,
+)
 from fastdp.core.paths import PORT as FASTDP_PORT
 from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Policy
+from fastdp.shell import xfrm
 from fastdp.shell.vxlan import VxlanDriver
 from ipam.core.effects import AnswerRequest, Persist
 from ipam.core.ipam import Ipam
@@ -104,7 +115,8 @@ class Router:
         self._undo.callback(self.store.close)
 
         self.host = Host(options.bridge, mesh_ports=(options.port, FASTDP_PORT))
-        underlay_mtu, self.mtu_bytes = await self._on_host(self._mtus)
+        wanted = await self._on_host(self._fastdp_policy)
+        underlay_mtu, self.mtu_bytes = await self._on_host(lambda: self._mtus(wanted))
         await self._on_host(lambda: self.host.ensure_bridge(self.mtu_bytes))
 
         self._datapath_options = datapath.DatapathOptions(
@@ -121,8 +133,7 @@ class Router:
         connection, snapshot, adopted = await datapath.connect(self._datapath_options)
         self.snapshot = snapshot
         await self._on_host(lambda: self.host.enslave(TAP))
-        driver = VxlanDriver(options.bridge, TAP, FASTDP_PORT)
-        wanted = Policy(options.fastdp, options.encrypted, trusted=options.trusted_subnets)
+        driver = VxlanDriver(options.bridge, TAP, FASTDP_PORT, esp=wanted.has_esp)
         self.fastdp, tunnels = await self._on_host(lambda: prepare(driver, wanted))
         self.tunnels = Tunnels(driver, self._thread, self._tell_paths)
 
@@ -171,6 +182,9 @@ class Router:
             policy=self.fastdp,
             mtu_bytes=self.mtu_bytes,
             port=FASTDP_PORT,
+            ourself=identity.name,
+            underlay_mtu_bytes=underlay_mtu,
+            rekey_s=options.esp_rekey_s,
             adopted=tunnels,
         )
         self.node = Node(mesh, ipam, negotiator, self, self.paths)
@@ -207,15 +221,26 @@ class Router:
             f"adopted (pid {snapshot.pid})" if adopted else f"started (pid {snapshot.pid})",
         )
 
-    def _mtus(self) -> tuple[int, int]:
+    def _fastdp_policy(self) -> Policy:
+        options = self.options
+        policy = Policy(options.fastdp, options.encrypted, trusted=options.trusted_subnets)
+        if options.fastdp == "off" or not options.encrypted:
+            return policy
+        return replace(policy, no_esp=xfrm.why_not())
+
+    def _mtus(self, policy: Policy) -> tuple[int, int]:
         """The underlay's MTU, and the overlay's that follows or was asked for."""
         peers = [parse_address(text, self.options.port).host for text in self.options.peers]
         ours = (self.options.bridge, TAP)
         underlay_mtu = underlay.underlay_mtu(peers, ours=ours)
         overhead_bytes = underlay.OVERHEAD_BYTES
-        if self.options.fastdp == "vxlan":
-            version = 6 if underlay.meets_by_ipv6(peers, ours=ours) else 4
+        version = 6 if underlay.meets_by_ipv6(peers, ours=ours) else 4
+        in_esp = policy.has_esp and not policy.trusted
+        if policy.mode == "vxlan":
             overhead_bytes = underlay.VXLAN_OVERHEAD_BYTES[version]
+            overhead_bytes += underlay.ESP_OVERHEAD_BYTES if in_esp else 0
+        elif policy.has_esp and version == 6:
+            overhead_bytes = underlay.VXLAN_OVERHEAD_BYTES[6] + underlay.ESP_OVERHEAD_BYTES
         overlay = underlay.overlay_mtu(underlay_mtu, overhead_bytes)
         if overlay.warning and self.options.mtu_bytes is None:
             log.warning("%s", overlay.warning)
@@ -431,6 +456,8 @@ class Router:
             case AnswerRequest():
                 self.requests.answer(effect)
             case Arrange() | ReadMacs() | Carry() | Retire() | Point() | SendHeartbeat():
+                self.tunnels.perform(effect)
+            case AddAssociation() | KeepAssociations():
                 self.tunnels.perform(effect)
             case TellDatapath(message=message):
                 if self._datapath is not None:

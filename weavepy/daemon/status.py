@@ -39,7 +39,7 @@ def _connection(
     overlay = SLEEVE if session is not None and session.up else ""
     mtu_bytes = session.overlay_mtu_bytes if session is not None else 0
     if tunnel is not None and tunnel.state == FASTDP:
-        overlay, encrypted, mtu_bytes = FASTDP, False, tunnel.mtu_bytes
+        overlay, encrypted, mtu_bytes = FASTDP, tunnel.encrypted, tunnel.mtu_bytes
     elif row.state == "connected" and session is not None and session.reason:
         info = f"{SLEEVE}: {session.reason}"
     elif row.state == "established" and tunnel is not None and not info:
@@ -186,6 +186,7 @@ def _tunnel(row: FastRow, traffic: Traffic | None, mesh: Mesh) -> schema.TunnelS
         state=row.state,
         reason=row.reason,
         remote=row.remote_host,
+        encrypted=row.encrypted,
         mtu_bytes=row.mtu_bytes,
         since_s=row.since_s,
         failures=row.failures,

@@ -11,10 +11,12 @@ from concurrent.futures import Executor
 from functools import partial
 
 from fastdp.core.effects import (
+    AddAssociation,
     AdoptedTunnel,
     Arrange,
     Carry,
     FastEffect,
+    KeepAssociations,
     Point,
     ReadMacs,
     Retire,
@@ -128,6 +130,10 @@ class Tunnels:
                     driver.retire(peer, wanted)
                 case Point(peer=peer, macs=wanted):
                     driver.point(peer, wanted)
+                case AddAssociation(short_id=short_id, association=association):
+                    driver.add_association(short_id, association)
+                case KeepAssociations(short_id=short_id, sending=sending, receiving=receiving):
+                    driver.keep_associations(short_id, sending, receiving)
         except (WeavepyError, OSError) as refusal:
             error = str(refusal)
         return _answer(effect, error, macs)
@@ -149,7 +155,10 @@ class Tunnels:
             self._heartbeats.start()
         if self._heartbeats is not None:
             self._heartbeats.set_ports(arranged.ports)
-        return paths.handle_arranged(arranged.errors, "", now)
+        associations = {
+            peer: (found.receiving, found.sending) for peer, found in arranged.associations.items()
+        }
+        return paths.handle_arranged(arranged.errors, "", now, associations)
 
     def _heard(self, peer: PeerName, payload: bytes) -> None:
         self._tell(lambda paths, now: paths.handle_heartbeat(peer, payload, now))
@@ -171,5 +180,8 @@ def _answer(effect: TunnelEffect, error: str, macs: list[bytes]) -> Input | None
             return lambda paths, now: paths.handle_carried(peer, error, now)
         case Retire(peer=peer):
             return lambda paths, now: paths.handle_retired(peer, error, now)
+        case AddAssociation(peer=peer, association=association):
+            spi = association.spi
+            return lambda paths, now: paths.handle_association_added(peer, spi, error, now)
         case _:
             return None

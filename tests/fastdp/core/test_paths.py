@@ -8,7 +8,7 @@ from fastdp.core.choice import MAX_TUNNELS
 from fastdp.core.effects import Arrange, SetFast, TellPeer
 from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Policy
-from tests.fastdp.core.virtual import CLEAR, HOSTS, NAMES, TRUSTING, World
+from tests.fastdp.core.virtual import CLEAR, HOSTS, NAMES, SECRET, TRUSTING, World
 from weavepy.base.errors import ProtocolError
 from weavepy.base.names import PeerName
 
@@ -244,7 +244,10 @@ def test_an_encrypted_mesh_stays_on_sleeve_unless_both_ends_trust() -> None:
     assert world.hosts[0].tunnels == world.hosts[1].tunnels == {}
     assert world.row(0) == (
         "sleeve",
-        f"encrypted mesh: VXLAN is clear text, and {HOSTS[1]} is not in --trusted-subnets",
+        (
+            f"encrypted mesh: VXLAN is clear text, this kernel has no ESP, and {HOSTS[1]} is not in"
+            " --trusted-subnets"
+        ),
     )
     assert world.row(1)[1].startswith("the other end does not want a fast path: encrypted mesh")
 
@@ -260,10 +263,10 @@ def test_switched_off_it_says_so_to_the_other_end_and_touches_nothing() -> None:
         "sleeve",
         "the other end does not want a fast path: --fastdp is off",
     )
-    paths = FastPaths(Random(7), 0.0, policy=off, mtu_bytes=1400)
+    paths = FastPaths(Random(7), 0.0, policy=off, mtu_bytes=1400, ourself=NAMES[0])
     effects = [
         *paths.handle_datapath_back((), 0.0),
-        *paths.handle_connected(NAMES[1], 0.0),
+        *paths.handle_connected(NAMES[1], SECRET, 0.0),
         *paths.handle_session(NAMES[1], HOSTS[1], 0.0),
         *paths.handle_short_ids(11, {NAMES[1]: 22}, [NAMES[1]], [], 0.0),
         *paths.handle_timeout(100.0),
@@ -306,13 +309,13 @@ def test_nonsense_from_a_peer_is_its_fault() -> None:
 
 
 def test_more_peers_than_a_bridge_has_ports_stay_on_sleeve() -> None:
-    paths = FastPaths(Random(7), 0.0, policy=CLEAR, mtu_bytes=1400)
+    paths = FastPaths(Random(7), 0.0, policy=CLEAR, mtu_bytes=1400, ourself=NAMES[0])
     offer = an_offer()
     peers = [PeerName(f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}") for n in range(MAX_TUNNELS + 5)]
     short_ids = {peer: number + 100 for number, peer in enumerate(peers)}
     paths.handle_short_ids(11, short_ids, peers, [], 0.0)
     for number, peer in enumerate(peers):
-        paths.handle_connected(peer, 0.0)
+        paths.handle_connected(peer, SECRET, 0.0)
         paths.handle_session(peer, f"10.0.{number >> 8}.{number & 255}", 0.0)
         paths.handle_message(peer, offer, 0.0)
     rows = paths.rows(0.0)
@@ -330,7 +333,7 @@ def test_more_peers_than_a_bridge_has_ports_stay_on_sleeve() -> None:
 
 
 def an_offer() -> bytes:
-    paths = FastPaths(Random(7), 0.0, policy=CLEAR, mtu_bytes=1400)
-    paths.handle_connected(NAMES[0], 0.0)
+    paths = FastPaths(Random(7), 0.0, policy=CLEAR, mtu_bytes=1400, ourself=NAMES[0])
+    paths.handle_connected(NAMES[0], SECRET, 0.0)
     effects = paths.handle_session(NAMES[0], HOSTS[0], 0.0)
     return next(effect.payload for effect in effects if isinstance(effect, TellPeer))

@@ -9,15 +9,17 @@ that no broadcast could go both ways at once.
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from random import Random
 
 from fastdp.core.effects import (
+    AddAssociation,
     AdoptedTunnel,
     Arrange,
     Carry,
     FastEffect,
+    KeepAssociations,
     Point,
     ReadMacs,
     Retire,
@@ -26,6 +28,7 @@ from fastdp.core.effects import (
     TellPeer,
     Tunnel,
 )
+from fastdp.core.esp import REKEY_S
 from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Policy
 from weavepy.base.effects import LogLine
@@ -37,6 +40,11 @@ SHORT_IDS = (11, 22)
 
 CLEAR = Policy(mode="vxlan", encrypted=False)
 TRUSTING = Policy(mode="auto", encrypted=True, trusted=(ip_network("10.0.0.0/24"),))
+
+ESP = Policy(mode="auto", encrypted=True, no_esp="")
+NO_ESP = Policy(mode="auto", encrypted=True)
+
+SECRET = b"s" * 32
 
 MACS = (b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02")
 """One container on each host."""
@@ -66,6 +74,14 @@ class Host:
     """Where the bridge sends frames for the other host's container."""
     known_behind: tuple[bytes, ...] = ()
     """MACs that the datapath has behind the other host."""
+    receiving: dict[int, bytes] = field(default_factory=dict)
+    """ESP's associations in the kernel, SPI to key."""
+    sending: dict[int, bytes] = field(default_factory=dict)
+    """The last one is used."""
+    sends_in_vain: bool = False
+    """The other end's tunnel ended, and its associations with it."""
+    association_error: str = ""
+    """What the driver answers to `AddAssociation`, if anything."""
     driver_free_at: float = 0.0
     session: bool = False
     connected: bool = False
@@ -89,6 +105,12 @@ class World:
         """Heartbeats and frames from that host."""
         self.loss = 0.0
         self.driver_delay_s = 0.02
+        self.rekey_s = REKEY_S
+        self.underlay_mtu_bytes = 1500
+        self.secret = SECRET
+        """Of the control connection; another one each time."""
+        self.undeliverable = 0
+        """Events after which a kernel sent by what the other's did not have."""
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
 
@@ -100,7 +122,14 @@ class World:
         host.driver_free_at = self.now
         other = NAMES[host.other]
         adopted = [
-            AdoptedTunnel(t.peer, t.short_id, t.network_id, t.remote_host, t.peer in host.carrying)
+            AdoptedTunnel(
+                t.peer,
+                t.short_id,
+                t.network_id,
+                t.remote_host,
+                t.peer in host.carrying,
+                t.encrypted,
+            )
             for t in host.tunnels.values()
         ]
         host.paths = FastPaths(
@@ -108,6 +137,9 @@ class World:
             self.now,
             policy=host.policy,
             mtu_bytes=1400,
+            ourself=host.name,
+            rekey_s=self.rekey_s,
+            underlay_mtu_bytes=self.underlay_mtu_bytes,
             adopted=adopted,
         )
         if host.datapath:
@@ -121,11 +153,12 @@ class World:
         self.hosts[index].life += 1
 
     def connect(self) -> None:
+        self.secret = self.rng.randbytes(32)
         for host in self.hosts:
             if host.paths is not None and not host.connected:
                 host.connected = True
                 other = NAMES[host.other]
-                self.run(host.index, host.paths.handle_connected(other, self.now))
+                self.run(host.index, host.paths.handle_connected(other, self.secret, self.now))
                 self.tell_routes(host.index)
 
     def disconnect(self, left: bool = False) -> None:
@@ -225,6 +258,8 @@ class World:
     def check(self) -> None:
         """No broadcast goes both ways: what floods the tunnel is not sent by the datapath."""
         for host in self.hosts:
+            if host.sending and not host.sends_in_vain:
+                self.undeliverable += not self._is_decrypted(host.index)
             told = host.datapath and host.told
             by_sleeve = told and SHORT_IDS[host.other] not in host.fast
             assert not (self.is_carrying(host.index) and by_sleeve and host.session), (
@@ -243,7 +278,15 @@ class World:
     def _perform(self, index: int, effect: FastEffect) -> None:
         host = self.hosts[index]
         match effect:
-            case Arrange() | ReadMacs() | Carry() | Retire() | Point():
+            case (
+                Arrange()
+                | ReadMacs()
+                | Carry()
+                | Retire()
+                | Point()
+                | AddAssociation()
+                | KeepAssociations()
+            ):
                 life = host.life
                 host.driver_free_at = max(host.driver_free_at, self.now)
                 host.driver_free_at += self.rng.uniform(0, 2 * self.driver_delay_s)
@@ -253,7 +296,8 @@ class World:
                 self.later(self.now + 0.002, lambda: self._set_fast(index, life, effect))
             case SendHeartbeat(payload=payload, frame_bytes=frame_bytes):
                 assert frame_bytes == 1414
-                if NAMES[host.other] not in host.tunnels:
+                tunnel = host.tunnels.get(NAMES[host.other])
+                if tunnel is None or (tunnel.encrypted and not self._is_decrypted(index)):
                     return
                 if not self.blocked[index] and self.rng.random() >= self.loss:
                     self.later(self.now + 0.001, lambda: self._heartbeat(index, payload))
@@ -273,7 +317,10 @@ class World:
             case Arrange(tunnels=tunnels):
                 wanted = {tunnel.peer: tunnel for tunnel in tunnels}
                 for peer, tunnel in list(host.tunnels.items()):
-                    if wanted.get(peer) != tunnel:
+                    now_wanted = wanted.get(peer)
+                    if now_wanted is None or replace(now_wanted, encrypted=False) != replace(
+                        tunnel, encrypted=False
+                    ):
                         assert peer not in host.carrying, "removed while it carries frames"
                         del host.tunnels[peer]
                 errors = {}
@@ -282,7 +329,16 @@ class World:
                         errors[tunnel.peer] = host.device_error
                     else:
                         host.tunnels[tunnel.peer] = tunnel
-                answer = host.paths.handle_arranged(errors, "", self.now)
+                if host.receiving and not any(tunnel.encrypted for tunnel in tunnels):
+                    host.receiving.clear()
+                    host.sending.clear()
+                    self.hosts[host.other].sends_in_vain = True
+                found = {
+                    tunnel.peer: (frozenset(host.receiving), frozenset(host.sending))
+                    for tunnel in tunnels
+                    if tunnel.encrypted
+                }
+                answer = host.paths.handle_arranged(errors, "", self.now, found)
             case ReadMacs(peer=peer):
                 macs = MACS[host.other :][:1] if host.mac_owner == "tunnel" else ()
                 answer = host.paths.handle_macs(peer, macs, self.now)
@@ -301,6 +357,19 @@ class World:
                 answer = host.paths.handle_retired(peer, "", self.now)
             case Point(peer=peer):
                 assert peer in host.tunnels
+            case AddAssociation(peer=peer, association=added):
+                if not host.association_error:
+                    (host.receiving if added.local_host else host.sending)[added.spi] = added.key
+                    host.sends_in_vain &= bool(added.local_host)
+                answer = host.paths.handle_association_added(
+                    peer, added.spi, host.association_error, self.now
+                )
+            case KeepAssociations(sending=sending, receiving=receiving):
+                for spi in set(host.sending) - set(sending):
+                    del host.sending[spi]
+                if receiving is not None:
+                    for spi in set(host.receiving) - set(receiving):
+                        del host.receiving[spi]
         self.run(index, answer)
 
     def _set_fast(self, index: int, life: int, message: SetFast) -> None:
@@ -322,6 +391,14 @@ class World:
         host = self.hosts[index]
         if host.life == life and host.paths is not None and host.datapath:
             self.run(index, host.paths.handle_fast_set(generation, macs, self.now))
+
+    def _is_decrypted(self, sender: int) -> bool:
+        """What the host would send now by its tunnel in ESP."""
+        host, other = self.hosts[sender], self.hosts[1 - sender]
+        if not host.sending:
+            return False
+        spi, key = list(host.sending.items())[-1]
+        return other.receiving.get(spi) == key
 
     def _heartbeat(self, sender: int, payload: bytes) -> None:
         host = self.hosts[1 - sender]

@@ -1,12 +1,13 @@
 """Hosts with a bridge each, containers on it, and one underlay that joins them."""
 
+import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fastdp.core.effects import Tunnel, network_id
+from fastdp.core.effects import Association, Tunnel, network_id
 from fastdp.shell.driver import Arranged
 from fastdp.shell.vxlan import VxlanDriver
 from tests.namespaces import Namespaces, Result, can_make_namespaces, inside, run
@@ -15,6 +16,8 @@ from weavepy.base.names import PeerName
 BRIDGE = "weave"
 TAP = "weavetap"
 MTU_BYTES = 1400
+SPI = 0x1000
+"""What a host receives by is this and its number."""
 
 
 class Host:
@@ -31,12 +34,15 @@ class Host:
         self.driver = VxlanDriver(BRIDGE, TAP)
         self._world = world
 
+    def seen_by(self, ipv6: bool) -> str:
+        return self.address6 if ipv6 else self.address
+
     def on(self, work: Callable[[], Result]) -> Result:
         return self._world.inside(self.namespace, work)
 
-    def tunnel(self, other: "Host", address: str = "") -> Tunnel:
+    def tunnel(self, other: "Host", address: str = "", *, encrypted: bool = False) -> Tunnel:
         pair = network_id(self.number, other.number)
-        return Tunnel(other.peer, other.number, pair, address or other.address)
+        return Tunnel(other.peer, other.number, pair, address or other.address, encrypted)
 
     def arrange(self, *tunnels: Tunnel, mtu_bytes: int = MTU_BYTES) -> Arranged:
         return self.on(partial(self.driver.arrange, tunnels, mtu_bytes))
@@ -121,16 +127,26 @@ class World(Namespaces):
             run("ip", "-n", there.name, *command.split())
 
 
-def joined(*hosts: Host, ipv6: bool = False, mtu_bytes: int = MTU_BYTES) -> None:
-    """Tunnels between all, carrying."""
+def joined(*hosts: Host, ipv6: bool = False, mtu_bytes: int = MTU_BYTES, esp: bool = False) -> None:
+    """Tunnels between all, carrying; in ESP, if so wanted, with keys of the day."""
+    keys = {(sender, receiver): secrets.token_bytes(36) for sender in hosts for receiver in hosts}
     for host in hosts:
         for name in (BRIDGE, TAP, "vc"):
             host.run(f"ip link set {name} mtu {mtu_bytes}")
         host.in_container(f"ip link set ethwe mtu {mtu_bytes}")
+        host.driver = VxlanDriver(BRIDGE, TAP, esp=esp)
         others = [other for other in hosts if other is not host]
-        tunnels = [host.tunnel(it, it.address6 if ipv6 else it.address) for it in others]
+        tunnels = [host.tunnel(it, it.seen_by(ipv6), encrypted=esp) for it in others]
         assert host.arrange(*tunnels, mtu_bytes=mtu_bytes).errors == {}
         for other in others:
+            if esp:
+                ours, theirs = host.seen_by(ipv6), other.seen_by(ipv6)
+                for association in (
+                    Association(SPI + host.number, keys[other, host], ours, theirs),
+                    Association(SPI + other.number, keys[host, other], "", theirs),
+                ):
+                    add = host.driver.add_association
+                    host.on(partial(add, other.number, association))
             host.carry(other)
 
 

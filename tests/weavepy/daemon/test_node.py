@@ -3,7 +3,7 @@
 from ipaddress import ip_network
 from random import Random
 
-from fastdp.core.messages import Offer, encode_offer
+from fastdp.core.messages import Offer, encode_message
 from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Policy
 from ipam.core.effects import AnswerRequest, Persist
@@ -126,11 +126,13 @@ def test_a_peers_offer_reaches_the_fast_path_and_nonsense_in_its_place_is_a_line
 ):
     world = FickleWorld()
     node = node_in(world)
-    node.paths = paths = FastPaths(Random(4), 0.0, policy=Policy("auto", False), mtu_bytes=1400)
+    node.paths = paths = FastPaths(
+        Random(4), 0.0, policy=Policy("auto", False), mtu_bytes=1400, ourself=node.mesh.ourself
+    )
     peer = PeerName("7a:0c:00:00:00:02")
     node.run([PeerConnected(peer, "10.0.0.2", 6783, b"o" * 32, False)], 1.0)
     offer = Offer(False, "it is off", b"12345678", 1400, 6784, "10.0.0.1")
-    node.run([OverlayMessageReceived(peer, encode_offer(offer))], 1.0)
+    node.run([OverlayMessageReceived(peer, encode_message(offer))], 1.0)
     node.handle_datapath(SessionUp(peer, "10.0.0.2", 6783), 1.0)
     node.run(
         [RoutesChanged({peer: ShortId(2), node.mesh.ourself: ShortId(1)}, {peer: peer}, {}, ())],

@@ -6,10 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 from fastdp.core.effects import (
+    AddAssociation,
     AdoptedTunnel,
     Arrange,
+    Association,
     Carry,
     FastEffect,
+    KeepAssociations,
     Point,
     ReadMacs,
     Retire,
@@ -72,6 +75,14 @@ class ListDriver:
     def point(self, peer: PeerName, macs: Sequence[bytes]) -> None:
         self._ask("point")
 
+    def add_association(self, short_id: int, association: Association) -> None:
+        self._ask("add_association")
+
+    def keep_associations(
+        self, short_id: int, sending: Collection[int], receiving: Collection[int] | None
+    ) -> None:
+        self._ask("keep_associations")
+
     def counters(self) -> Counters:
         self._ask("counters")
         return Counters({}, {"forged_id": 3})
@@ -89,11 +100,15 @@ class ListeningPaths(FastPaths):
     """Writes down the answers it gets."""
 
     def __init__(self) -> None:
-        super().__init__(Random(1), 0.0, policy=CLEAR, mtu_bytes=1400)
+        super().__init__(Random(1), 0.0, policy=CLEAR, mtu_bytes=1400, ourself=PEER)
         self.heard: list[tuple[object, ...]] = []
 
     def handle_arranged(
-        self, errors: Mapping[PeerName, str], error: str, now: float
+        self,
+        errors: Mapping[PeerName, str],
+        error: str,
+        now: float,
+        associations: object = None,
     ) -> list[FastEffect]:
         self.heard.append(("arranged", dict(errors), error))
         return []
@@ -104,6 +119,12 @@ class ListeningPaths(FastPaths):
 
     def handle_carried(self, peer: PeerName, error: str, now: float) -> list[FastEffect]:
         self.heard.append(("carried", error))
+        return []
+
+    def handle_association_added(
+        self, peer: PeerName, spi: int, error: str, now: float
+    ) -> list[FastEffect]:
+        self.heard.append(("added", spi, error))
         return []
 
     def handle_retired(self, peer: PeerName, error: str, now: float) -> list[FastEffect]:
@@ -126,10 +147,12 @@ async def perform_all(driver: ListDriver) -> list[tuple[object, ...]]:
             Point(PEER, ()),
             ReadMacs(PEER),
             Retire(PEER, ()),
+            AddAssociation(PEER, 7, Association(256, bytes(36), "", "10.0.0.2")),
+            KeepAssociations(PEER, 7, (256,), None),
         ):
             tunnels.perform(effect)
         async with asyncio.timeout(5):
-            while len(paths.heard) < 4:
+            while len(paths.heard) < 5:
                 await asyncio.sleep(0)
         assert (await tunnels.counters()).refused in ({"forged_id": 3}, {})
         await tunnels.close(keep=False)
@@ -143,19 +166,23 @@ async def test_calls_are_made_in_order_and_each_is_answered() -> None:
         ("carried", ""),
         ("macs", [b"\x02\0\0\0\0\x01"]),
         ("retired", ""),
+        ("added", 256, ""),
     ]
     assert driver.asked == [
-        *("arrange", "carry", "point", "macs", "retire", "counters", "remove_all"),
+        *("arrange", "carry", "point", "macs", "retire"),
+        *("add_association", "keep_associations", "counters", "remove_all"),
     ]
 
 
 async def test_what_the_driver_refuses_reaches_the_core_as_text() -> None:
-    driver = ListDriver(refuses=("arrange", "carry", "point", "macs", "retire", "remove_all"))
+    refused = ("arrange", "carry", "point", "macs", "retire", "remove_all", "add_association")
+    driver = ListDriver(refuses=refused)
     assert await perform_all(driver) == [
         ("arranged", {}, "arrange is refused"),
         ("carried", "carry is refused"),
         ("macs", []),
         ("retired", "retire is refused"),
+        ("added", 256, "add_association is refused"),
     ]
 
 
