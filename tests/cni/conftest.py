@@ -1,0 +1,26 @@
+"""Labs for the tests of the plugin: nothing of them may be left, pass or fail."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cni.node import Node, missing
+from tests.e2e.conftest import MakeLab, make_lab  # noqa: F401  # a fixture
+
+
+@pytest.fixture
+def nodes(make_lab: MakeLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:  # noqa: F811
+    """Two containerd nodes with a mesh between them."""
+    if missing():
+        pytest.skip(f"containerd cannot run here: {missing()}")
+    lab = make_lab(hosts=2, containers=0)
+    made = [Node(lab, host, Path(tmp_path_factory.mktemp(host))) for host in ("h1", "h2")]
+    try:
+        for node in made:
+            node.install("1.0.0")
+            node.start()
+        yield made
+    finally:
+        for node in made:
+            node.stop()
