@@ -55,7 +55,7 @@ KNOWN_ARGUMENTS = frozenset(
 
 class Call:
     def __init__(self, environment: "Mapping[str, str]", config: "dict[str, Any]") -> None:
-        """Both as they came; `read` has checked them."""
+        """The environment is checked already, `check` is for the rest."""
         self.environment = environment
         self.config = config
         self.verb = environment["CNI_COMMAND"]
@@ -109,18 +109,15 @@ def check_environment(environment: "Mapping[str, str]") -> str:
     return verb
 
 
-def read(environment: "Mapping[str, str]", data: bytes) -> Call:
-    """Return the call, or raise the `CniError` for the first thing that is wrong."""
-    verb = check_environment(environment)
-    call = Call(environment, decode_config(data))
-    check_version(call, verb)
-    if verb == "VERSION":
-        return call
+def check(call: Call) -> None:
+    """Raise the `CniError` for the first thing that is wrong with the configuration."""
+    if call.verb == "VERSION":
+        return
+    check_version(call)
     if not isinstance(call.network, str) or not is_word(call.network):
         raise CniError(BAD_CONFIG, f"name {call.network!r} cannot name a network")
-    if verb in ("ADD", "DEL", "CHECK"):
-        call.arguments = parse_arguments(environment.get("CNI_ARGS", ""))
-    return call
+    if call.verb in ("ADD", "DEL", "CHECK"):
+        call.arguments = parse_arguments(call.environment.get("CNI_ARGS", ""))
 
 
 def decode_config(data: bytes) -> "dict[str, Any]":
@@ -135,10 +132,8 @@ def decode_config(data: bytes) -> "dict[str, Any]":
     return config
 
 
-def check_version(call: Call, verb: str) -> None:
-    version = call.version
-    if verb == "VERSION":
-        return
+def check_version(call: Call) -> None:
+    verb, version = call.verb, call.version
     if not isinstance(version, str) or version not in VERSIONS:
         raise CniError(
             INCOMPATIBLE_VERSION,

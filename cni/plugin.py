@@ -47,8 +47,10 @@ def main(name: str, environment: "Mapping[str, str]") -> int:
         data = calls.read_input()
         if environment["CNI_COMMAND"] == "VERSION" and not data.strip():
             data = b"{}"
-        call = calls.read(environment, data)
-        version = call.version
+        call = Call(environment, calls.decode_config(data))
+        if call.version in calls.VERSIONS:
+            version = call.version
+        calls.check(call)
         answer = Plugin(call, ipam_only=name == IPAM_NAME).run()
     except CniError as error:
         _log(environment, error)

@@ -17,19 +17,22 @@ def decode(data: bytes) -> "Any":
     text = data.decode("utf-8").strip(_BLANK)
     try:
         from _json import make_scanner
-    except ImportError:
-        import json
 
-        return json.loads(text)
-    try:
         value, end = make_scanner(_Plain)(text, 0)  # type: ignore[arg-type]  # it reads attributes
-    except StopIteration as error:
-        raise ValueError("it is not JSON") from error
+        if end == len(text):
+            return value
+    except (ImportError, StopIteration, SystemError, ValueError, RecursionError):
+        pass  # without its Python half, the scanner cannot say what is wrong
+    return _decode_slowly(text)
+
+
+def _decode_slowly(text: str) -> "Any":
+    import json
+
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    if end != len(text):
-        raise ValueError(f"something follows the value, at character {end}")
-    return value
 
 
 def encode(value: object) -> str:

@@ -1,6 +1,7 @@
 """Labs for the tests of the plugin: nothing of them may be left, pass or fail."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,9 @@ def nodes(make_lab: MakeLab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         pytest.skip(f"containerd cannot run here: {missing()}")
     lab = make_lab(hosts=2, containers=0)
     made = [Node(lab, host, Path(tmp_path_factory.mktemp(host))) for host in ("h1", "h2")]
-    try:
+    with ExitStack() as stack:
         for node in made:
+            stack.callback(node.stop)
             node.install("1.0.0")
             node.start()
         yield made
-    finally:
-        for node in made:
-            node.stop()

@@ -1,12 +1,13 @@
 """A host of a lab as a containerd node: its own containerd, plugin directory and configuration.
 
-containerd runs in the host's network namespace but not in a PID namespace of its own, as `ctr` names
-a container's namespace by its PID, and the router has to find it.
+containerd runs in the host's network namespace but not in a PID namespace of its own, as `ctr`
+names a container's namespace by its PID, and the router has to find it.
 """
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -111,7 +112,8 @@ class Node:
             lambda: process.poll() is not None or self.address(identifier) != "",
             f"{identifier} has an address",
         )
-        assert process.poll() is None and not self.log(identifier), self.log(identifier)
+        assert process.poll() is None, self.log(identifier)
+        assert self.log(identifier) == ""
 
     def address(self, identifier: str) -> str:
         """Without the length; empty if it has none."""
@@ -169,7 +171,11 @@ class Node:
         return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
     def _remove_groups(self) -> bool:
+        """With what is left in them: `ctr` leaves a task that could not be started."""
         for group in CGROUPS.glob(f"*/{self._space}"):
+            for file in group.rglob("cgroup.procs"):
+                for pid in file.read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
             for inner in [*sorted(group.rglob("*/"), reverse=True), group]:
                 try:
                     inner.rmdir()
