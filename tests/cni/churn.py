@@ -44,6 +44,7 @@ class Churn:
         for number in range(operations):
             if number % CHECK_EVERY == 0 and self._runs:
                 self.check()
+                print(f"{number} operations: {dict(self.done)}", flush=True)
             names, weights = list(WEIGHTS), list(WEIGHTS.values())
             [operation] = self._rng.choices(names, weights)
             if not self._runs and self._rng.random() < 0.2:
