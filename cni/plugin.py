@@ -207,9 +207,7 @@ class Plugin:
             raise CniError(BAD_CONFIG, f"the MAC {mac!r} is not a text")
         pod = (call.arguments.get(key, "") for key in ("K8S_POD_NAMESPACE", "K8S_POD_NAME"))
         ipam = call.section("ipam")
-        routes = ipam.get("routes") or []
-        if not isinstance(routes, list) or not all(isinstance(route, dict) for route in routes):
-            raise CniError(BAD_CONFIG, "ipam.routes is not a list of objects")
+        routes = _objects(ipam, "routes")
         return {
             "subnet": self._subnet(),
             "ips": ips,
@@ -218,6 +216,7 @@ class Plugin:
             "hairpin": call.value("hairpinMode", bool, False),
             "is_default_gateway": call.value("isDefaultGateway", bool, True),
             "masquerade": call.value("ipMasq", bool, True),
+            "gateway": str(ipam.get("gateway") or ""),
             "routes": [
                 {"dst": str(route.get("dst", "")), "gw": str(route.get("gw", "") or "")}
                 for route in routes
@@ -231,7 +230,11 @@ class Plugin:
         ipam = self._call.section("ipam")
         subnet = ipam.get("subnet") or ""
         if not subnet and not self._other_ipam():
-            subnets = [one.get("subnet") for each in ipam.get("ranges") or [] for one in each]
+            ranges = ipam.get("ranges") or []
+            try:
+                subnets = [one["subnet"] for each in ranges for one in each]
+            except (TypeError, KeyError) as error:
+                raise CniError(BAD_CONFIG, "ipam.ranges: expected [[{subnet}]]") from error
             if len(subnets) > 1:
                 raise CniError(BAD_CONFIG, f"ipam.ranges has {len(subnets)} subnets, not one")
             subnet = subnets[0] if subnets else ""
@@ -326,12 +329,11 @@ def _given(answer: "dict[str, Any]") -> "dict[str, Any]":
 
 def _previous(call: Call, before: "dict[str, Any]") -> "dict[str, Any]":
     """Of the result of the whole chain, what concerns this interface."""
-    interfaces = before.get("interfaces") or []
     mac, ours = "", -1
-    for index, interface in enumerate(interfaces):
+    for index, interface in enumerate(_objects(before, "interfaces")):
         if interface.get("name") == call.interface and interface.get("sandbox") == call.namespace:
             mac, ours = str(interface.get("mac", "")), index
-    ips = before.get("ips") or []
+    ips = _objects(before, "ips")
     return {
         "mac": mac.lower(),
         "addresses": [
@@ -339,9 +341,16 @@ def _previous(call: Call, before: "dict[str, Any]") -> "dict[str, Any]":
         ],
         "routes": [
             {"dst": str(route.get("dst", "")), "gw": str(route.get("gw") or "")}
-            for route in before.get("routes") or []
+            for route in _objects(before, "routes")
         ],
     }
+
+
+def _objects(section: "dict[str, Any]", key: str) -> "list[dict[str, Any]]":
+    found = section.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise CniError(BAD_CONFIG, f"{key} is not a list of objects")
+    return found
 
 
 def _print(answer: "dict[str, Any]") -> None:

@@ -31,13 +31,15 @@ WEIGHTS = {"add": 40, "delete": 40, "delete_without_namespace": 10, "gc": 6, "ki
 
 
 class Churn:
-    def __init__(self, runtime: Runtime, seed: int) -> None:
+    def __init__(self, runtime: Runtime, seed: int, kills: int = WEIGHTS["kill"]) -> None:
+        """`kills` is their weight: of about a hundred operations so many."""
         self._runtime = runtime
         self._rng = random.Random(seed)
         self._pods = [runtime.pod() for _ in range(PODS)]
         self._live: dict[str, dict[str, Any]] = {}
         """Pod to the result of its ADD."""
         self._runs = True
+        self._weights = WEIGHTS | {"kill": kills}
         self.done: Counter[str] = Counter()
 
     def run(self, operations: int) -> None:
@@ -45,8 +47,7 @@ class Churn:
             if number % CHECK_EVERY == 0 and self._runs:
                 self.check()
                 print(f"{number} operations: {dict(self.done)}", flush=True)
-            names, weights = list(WEIGHTS), list(WEIGHTS.values())
-            [operation] = self._rng.choices(names, weights)
+            [operation] = self._rng.choices(list(self._weights), list(self._weights.values()))
             if not self._runs and self._rng.random() < 0.2:
                 self._start()
             getattr(self, f"_{operation}")()

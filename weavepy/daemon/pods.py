@@ -236,8 +236,9 @@ class Pods:
         for each in request.given:
             if parse_interface(each.address) == interface:
                 return each.gateway
-        if request.gateway and ipaddress.ip_address(request.gateway) in interface.network:
-            return request.gateway
+        if request.gateway:
+            gateway = _parse_gateway(request.gateway)
+            return str(gateway) if gateway in interface.network else ""
         if not self._leads_out(request) or not self._addresses.manages(interface):
             return ""
         return str((await self._expose(interface.network, request.masquerade)).ip)
@@ -299,6 +300,13 @@ def _entry(request: schema.CniAttachment) -> dict[str, str]:
 
 def _parse_requested(text: str, subnet: Network) -> Interface:
     return parse_interface(text if "/" in text else f"{text}/{subnet.prefixlen}")
+
+
+def _parse_gateway(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError as error:
+        raise UsageError(f"the gateway {text!r} is not an address") from error
 
 
 def _routes(request: schema.CniAddRequest, gateways: list[str]) -> list[Route]:
