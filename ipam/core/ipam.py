@@ -49,7 +49,7 @@ from ipam.core.loading import load
 from ipam.core.messages import Consult
 from ipam.core.notices import Notices
 from ipam.core.outbox import Outbox
-from ipam.core.ranges import Network, Universe, check_subnet, why_reserved
+from ipam.core.ranges import Network, Universe, check_subnet, usable, why_reserved
 from ipam.core.replica import Replica
 from ipam.core.restart import GRACE_S, RestartCheck
 from ipam.core.ring import Ring
@@ -390,6 +390,26 @@ class Ipam:
         peer = entry.owner if entry is not None and address in self.universe else None
         nickname = self._replica.nicknames.get(peer, "") if peer else ""
         return AddressOwner(peer, nickname, row.owner if row else "")
+
+    def why_no_address(self, subnet: Network) -> str:
+        """Why an allocation in this subnet would fail now; "" if it should not. Cheap."""
+        if self._outbox.disk_error:
+            return self._outbox.disk_error
+        try:
+            check_subnet(subnet, self.network)
+        except UsageError as error:
+            return str(error)
+        if self._replica.ring is None:
+            can = self._election.can_begin(self._reachable)
+            return "" if can else self._election.reason(self._reachable)
+        bounds = usable(subnet)
+        free = self._space.next_free(bounds) is not None
+        if free or self._space.oldest_cooling(bounds) is not None:
+            return ""
+        donors = self._replica.donors(bounds)
+        if any(free for peer, free in donors.items() if peer in self._reachable):
+            return ""
+        return f"no free address in {subnet} on this host and those that it reaches"
 
     def status(self, now: float) -> IpamStatus:
         return status_of(

@@ -11,7 +11,6 @@ the filter's sets hold the addresses. A restarted router reads them back with `a
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from router.shell.bridge import (
 )
 from router.shell.coalescing import coalesce
 from router.shell.filters import Filters, Port
+from router.shell.record import Record, parse_record
 from router.shell.veth import (
     addresses_of,
     await_forwarding,
@@ -53,9 +53,6 @@ from weavepy.kernel.netlink import (
 )
 
 PREFIX = "vethw"
-ALIAS_PREFIX = "weavepy:"
-MAX_ALIAS_BYTES = 254
-"""The kernel's IFALIASZ, less the terminating zero that pyroute2 adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +71,8 @@ class AttachmentFacts:
     """Its filter is in force; if not, attaching again restores it."""
     on_bridge: bool = True
     """If not, somebody took it out, or deleted the bridge; attaching again puts it back."""
+    pod: str = ""
+    """What a CNI runtime said that it is for, as "NAMESPACE/NAME"."""
 
 
 def attach(
@@ -85,8 +84,12 @@ def attach(
     mac: str | None,
     wanted: Sequence[IpInterface],
     mtu_bytes: int,
+    host_interface: str = "",
 ) -> AttachmentFacts:
-    """All or nothing. Repeated, it adds the addresses that are missing and changes no other."""
+    """All or nothing. Repeated, it adds the addresses that are missing and changes no other.
+
+    `host_interface` is for what has another name than its namespace would give it (`pod.py`).
+    """
     check_interface_name(interface)
     if mac is not None:
         check_mac(mac)
@@ -97,7 +100,7 @@ def attach(
         ExitStack() as undo,
     ):
         master = required_bridge(route, bridge)
-        host_interface = host_interface_name(bridge, descriptor, interface)
+        host_interface = host_interface or host_interface_name(bridge, descriptor, interface)
         link = find_link(route, host_interface)
         if link is not None and (not link.alias or link.master not in (0, master.index)):
             # What an attach that was killed half way has left, or somebody gave away.
@@ -107,20 +110,20 @@ def attach(
         if link is None:
             _sweep(route, filters, master, owner)
             mac = mac or random_mac()
-            alias = _alias(owner, interface, mac, namespace)
+            alias = Record(owner, interface, mac, namespace).alias()
         else:
-            known = _parse_alias(link.alias)
-            if known is None or known[0] != owner:
+            known = parse_record(link.alias)
+            if known is None or known.owner != owner:
                 raise InterfaceTaken(
                     f"{namespace} is attached already"
-                    + (f", for {known[0]}: detach that first" if known else " by something else")
+                    + (f", for {known.owner}: detach that first" if known else " by something else")
                 )
-            mac = known[2]
+            mac = known.mac
             assigned = _assigned(filters, host_interface, descriptor, interface)
-            if _leads_to(route, known[3], link):
-                namespace = known[3]
+            if leads_to(route, known.namespace, link):
+                namespace = known.namespace
             else:
-                alias = _alias(owner, interface, mac, namespace)
+                alias = Record(owner, interface, mac, namespace, known.pod).alias()
                 route.link("set", index=link.index, ifalias=alias)
         _check_lengths(assigned, wanted)
         port = Port(host_interface, mac, assigned | frozenset(wanted))
@@ -165,28 +168,27 @@ def attachments(bridge: str, filters: Filters | None) -> list[AttachmentFacts]:
     with explained("listing attachments"), netlink() as route:
         master = find_link(route, bridge)
         for link in links(route):
-            known = _parse_alias(link.alias)
+            known = parse_record(link.alias)
             if known is None:
                 continue
-            owner, interface, mac, namespace = known
             port = ports.get(link.name)
             on_bridge = master is not None and link.master == master.index
             if not on_bridge and (
-                link.master
-                or (port is None and not _made_for(bridge, namespace, interface, link.name))
+                link.master or (port is None and not _made_for(bridge, known, link.name))
             ):
                 continue
             found.append(
                 AttachmentFacts(
-                    owner,
-                    namespace,
-                    interface,
+                    known.owner,
+                    known.namespace,
+                    known.interface,
                     link.name,
-                    mac,
-                    in_order(port.addresses if port else _inside(namespace, interface)),
-                    alive=_leads_to(route, namespace, link),
+                    known.mac,
+                    in_order(port.addresses if port else _inside(known.namespace, known.interface)),
+                    alive=leads_to(route, known.namespace, link),
                     filtered=port is not None,
                     on_bridge=on_bridge,
+                    pod=known.pod,
                 )
             )
     return sorted(found, key=lambda facts: (facts.owner, facts.interface, facts.host_interface))
@@ -224,7 +226,15 @@ def set_mtu(facts: AttachmentFacts, mtu_bytes: int) -> None:
 def host_interface_name(bridge: str, descriptor: int, interface: str) -> str:
     """The same for each attempt; a namespace's inode is its own for as long as it lives."""
     device, inode = namespaces.identity(descriptor)
-    text = f"{bridge} {device} {inode} {interface}"
+    return _name(f"{bridge} {device} {inode} {interface}")
+
+
+def pod_interface_name(bridge: str, owner: str) -> str:
+    """Of an attachment that is found without its namespace, which may be gone."""
+    return _name(f"{bridge} {owner}")
+
+
+def _name(text: str) -> str:
     return PREFIX + hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 
@@ -240,12 +250,12 @@ def _sweep(route: Any, filters: Filters | None, master: Link, owner: str) -> Non
     present = links(route)
     names = {link.name for link in present}
     for link in present:
-        known = _parse_alias(link.alias)
+        known = parse_record(link.alias)
         if (
             known is not None
-            and known[0] == owner
+            and known.owner == owner
             and link.master == master.index
-            and not _leads_to(route, known[3], link)
+            and not leads_to(route, known.namespace, link)
         ):
             delete_link(link.name)
             names.discard(link.name)
@@ -276,28 +286,6 @@ def _restore(filters: Filters, host_interface: str, before: Port | None) -> None
 # --- reading back ------------------------------------------------------------------------------
 
 
-def _alias(owner: str, interface: str, mac: str, namespace: Path) -> str:
-    """An owner that is the namespace's path is left out, to fit the kernel's 256 bytes."""
-    fields = [owner if owner != str(namespace) else "", interface, mac, str(namespace)]
-    alias = ALIAS_PREFIX + json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    if len(alias.encode()) > MAX_ALIAS_BYTES:
-        raise UsageError(
-            f"owner and namespace path are too long together ({len(alias.encode())} of "
-            f"{MAX_ALIAS_BYTES} bytes): use a shorter id or path"
-        )
-    return alias
-
-
-def _parse_alias(alias: str) -> tuple[str, str, str, Path] | None:
-    if not alias.startswith(ALIAS_PREFIX):
-        return None
-    try:
-        owner, interface, mac, namespace = json.loads(alias[len(ALIAS_PREFIX) :])
-    except ValueError:
-        return None
-    return owner or namespace, interface, mac, Path(namespace)
-
-
 def _assigned(
     filters: Filters | None, host_interface: str, descriptor: int, interface: str
 ) -> frozenset[IpInterface]:
@@ -316,15 +304,17 @@ def _inside(namespace: Path, interface: str) -> list[IpInterface]:
         return []
 
 
-def _made_for(bridge: str, namespace: Path, interface: str, host_interface: str) -> bool:
+def _made_for(bridge: str, known: Record, host_interface: str) -> bool:
+    if host_interface == pod_interface_name(bridge, known.owner):
+        return True
     try:
-        with namespaces.opened(namespace) as descriptor:
-            return host_interface_name(bridge, descriptor, interface) == host_interface
+        with namespaces.opened(known.namespace) as descriptor:
+            return host_interface_name(bridge, descriptor, known.interface) == host_interface
     except HostError:
         return False
 
 
-def _leads_to(route: Any, namespace: Path, link: Link) -> bool:
+def leads_to(route: Any, namespace: Path, link: Link) -> bool:
     try:
         with namespaces.opened(namespace) as descriptor:
             answer = route.get_netnsid(fd=descriptor)

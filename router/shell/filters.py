@@ -16,17 +16,20 @@ length as a comment, so a restarted router reads from here what each port was as
 container itself cannot change that. A VLAN tag would hide a packet from these rules, so
 only bare ARP, IPv4 and IPv6 pass.
 
-Every change states all rules anew in the same transaction, so an upgrade, or a hand
-that flushed them, is put right by the next one, and no packet meets half a rule set.
+The first change, and each that finds a rule missing, states all rules anew in its transaction,
+so an upgrade, or a hand that flushed them, is put right by the next one, and no packet meets half a
+rule set. Otherwise a change is its elements: stating all takes most of an attachment's time.
 
 A second table (family inet) closes the mesh's own ports to everything that comes in over the
 bridge, from containers here and elsewhere: the overlay must not carry its own control traffic.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+from typing import Any
 
 from weavepy.kernel.netlink import IpInterface
 from weavepy.kernel.nftables import (
@@ -142,6 +145,8 @@ class Filters:
         self._table = table_name(bridge)
         self._mesh_ports = mesh_ports
         self._limits_storms = True
+        self._stated = False
+        """Whether the rules that are there are of this version."""
 
     def ports(self) -> dict[str, Port]:
         """Every port that has filters, by host interface, as the kernel has them."""
@@ -168,17 +173,22 @@ class Filters:
     def allow(self, port: Port) -> None:
         """Let this port send as this and nothing else, whatever it could before. Atomic."""
         wanted = _elements(port)
-        present = self._present(port.host_interface)
-        self._commit(
+        objects = list_table("bridge", self._table) or []
+        present = _present(objects, [port.host_interface])
+        self._change(
+            objects,
             [f"delete element {self._in(name, value)}" for name, value in present - wanted]
-            + [f"add element {self._in(name, value)}" for name, value in sorted(wanted - present)]
+            + [f"add element {self._in(name, value)}" for name, value in sorted(wanted - present)],
         )
 
     def forbid(self, host_interfaces: Iterable[str]) -> None:
         """Forget these ports. The interfaces should be gone: without a filter, all may pass."""
-        gone = self._present(*host_interfaces)
+        names = list(host_interfaces)
+        objects = (list_table("bridge", self._table) or []) if names else []
+        gone = _present(objects, names)
         if gone:
-            self._commit([f"delete element {self._in(name, value)}" for name, value in gone])
+            changes = [f"delete element {self._in(name, value)}" for name, value in gone]
+            self._change(objects, changes)
 
     def remove(self) -> None:
         """Both tables, at once."""
@@ -189,19 +199,21 @@ class Filters:
             )
         )
 
-    def _present(self, *host_interfaces: str) -> set[tuple[str, str]]:
-        """The elements of these ports, as (set, element)."""
-        objects = (list_table("bridge", self._table) or []) if host_interfaces else []
-        found = set()
-        for name in (*SETS, "storms"):
-            for value, comment in set_elements(objects, name):
-                parts = [value] if isinstance(value, str) else value
-                if parts[0] not in host_interfaces:
-                    continue
-                if name == "target6":
-                    parts = [*parts[:2], hex(int(parts[2], 0))]
-                found.add((name, _element(parts, comment)))
-        return found
+    def _change(self, objects: list[dict[str, Any]], changes: list[str]) -> None:
+        """`objects` is the table as it is now."""
+        if self._stated and self._has_all_rules(objects):
+            if changes:
+                run_transaction("\n".join(changes) + "\n")
+        else:
+            self._commit(changes)
+
+    def _has_all_rules(self, objects: list[dict[str, Any]]) -> bool:
+        there = Counter(entry["rule"]["chain"] for entry in objects if "rule" in entry)
+        wanted = Counter(
+            chain for chain, rules in CHAINS.items() for rule in rules if not _is_hook(rule)
+        )
+        wanted["to_groups"] += self._limits_storms
+        return there == wanted
 
     def _in(self, name: str, element: str) -> str:
         return f"bridge {self._table} {name} {{ {element} }}"
@@ -211,10 +223,12 @@ class Filters:
         if self._limits_storms:
             try:
                 run_transaction("\n".join([*wanted, *self._storm_limit()]) + "\n")
+                self._stated = True
                 return
             except NftFailed as error:
                 failure = error
         run_transaction("\n".join(wanted) + "\n")
+        self._stated = True
         if self._limits_storms:
             self._limits_storms = False
             log.warning("storms of containers are not limited by their filters: %s", failure)
@@ -245,15 +259,31 @@ class Filters:
         return [f"add table {table}", *_chains(table, {"mesh_ports": chain})]
 
 
+def _present(objects: list[dict[str, Any]], host_interfaces: Sequence[str]) -> set[tuple[str, str]]:
+    """The elements of these ports, as (set, element)."""
+    found = set()
+    for name in (*SETS, "storms"):
+        for value, comment in set_elements(objects, name):
+            parts = [value] if isinstance(value, str) else value
+            if parts[0] not in host_interfaces:
+                continue
+            if name == "target6":
+                parts = [*parts[:2], hex(int(parts[2], 0))]
+            found.add((name, _element(parts, comment)))
+    return found
+
+
+def _is_hook(rule: str) -> bool:
+    return rule.startswith("type ")
+
+
 def _chains(table: str, chains: dict[str, list[str]]) -> list[str]:
     lines = []
     for name, rules in chains.items():
-        hook = f" {{ {rules[0]} }}" if rules and rules[0].startswith("type ") else ""
+        hook = f" {{ {rules[0]} }}" if rules and _is_hook(rules[0]) else ""
         lines += [f"add chain {table} {name}{hook}", f"flush chain {table} {name}"]
     for name, rules in chains.items():
-        lines += [
-            f"add rule {table} {name} {rule}" for rule in rules if not rule.startswith("type ")
-        ]
+        lines += [f"add rule {table} {name} {rule}" for rule in rules if not _is_hook(rule)]
     return lines
 
 

@@ -15,12 +15,14 @@ from router.shell import bridge as bridging
 from router.shell import expose as exposing
 from router.shell import mend as mending
 from router.shell import namespaces
+from router.shell import pod as pods
 from router.shell.attach import AttachmentFacts
 from router.shell.filters import MESH_PORTS, Filters
 from router.shell.mend import Seen
+from router.shell.pod import PodFacts, PodWish, Route
 from weavepy.kernel.netlink import HostError, IpInterface
 
-__all__ = ["AttachmentFacts", "Host", "Seen"]
+__all__ = ["AttachmentFacts", "Host", "PodFacts", "PodWish", "Route", "Seen"]
 
 DEFAULT_INTERFACE = "ethwe"
 
@@ -84,6 +86,7 @@ class Host:
         *,
         interface: str = DEFAULT_INTERFACE,
         mac: str | None = None,
+        host_interface: str = "",
     ) -> AttachmentFacts:
         """Whole or not at all. Repeated, it adds what is missing and restores the filter.
 
@@ -91,7 +94,15 @@ class Host:
         for as long as the interface lives.
         """
         return attaching.attach(
-            self.bridge, self._filters, namespace, owner, interface, mac, addresses, mtu_bytes
+            self.bridge,
+            self._filters,
+            namespace,
+            owner,
+            interface,
+            mac,
+            addresses,
+            mtu_bytes,
+            host_interface,
         )
 
     def detach(
@@ -119,6 +130,31 @@ class Host:
     def dropped(self) -> dict[str, int]:
         """Frames of containers that filters dropped, by reason."""
         return self._filters.dropped() if self._filters is not None else {}
+
+    # --- what CNI runtimes start -----------------------------------------------------------------
+
+    def make_pod(self, wish: PodWish) -> PodFacts:
+        """New, whole or not at all."""
+        return pods.make(self.bridge, self._filters, wish)
+
+    def remove_pod(self, owner: str) -> bool:
+        """Idempotent; False if it had no interface."""
+        return pods.remove(self.bridge, self._filters, owner)
+
+    def check_pod(
+        self,
+        owner: str,
+        namespace: Path,
+        mac: str,
+        addresses: Sequence[IpInterface],
+        routes: Sequence[Route],
+    ) -> list[str]:
+        """What is not as `make_pod` left it."""
+        return pods.findings(self.bridge, self._filters, owner, namespace, mac, addresses, routes)
+
+    def sweep_pods(self) -> list[str]:
+        """Clear away what killed routers have left half made."""
+        return pods.sweep(self.bridge, self._filters)
 
     # --- the host itself -------------------------------------------------------------------------
 

@@ -58,6 +58,11 @@ class Directories:
         return self.state / "targets.json"
 
     @property
+    def cni_journal(self) -> Path:
+        """DELs that came while no router ran."""
+        return self.state / "cni-journal"
+
+    @property
     def database_file(self) -> Path:
         return self.state / "weavepy.db"
 

@@ -30,6 +30,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "ps": ("containers", "List what is attached on this host."),
         "expose": ("containers", "Put this host itself on the network."),
         "hide": ("containers", "Take this host off the network again."),
+        "cni": ("cni", "Have container runtimes use the network, by the CNI plugin."),
     },
     "Addresses": {
         "ipam": ("ipam", "Look at and use the address ring."),

@@ -363,8 +363,12 @@ def fastdp(status: schema.Status) -> list[Block]:
 
 def attachments(found: list[schema.Attachment]) -> list[Block]:
     columns = [Column("Id"), Column("Interface"), Column("MAC"), Column("Addresses")]
+    has_pods = any(attachment.pod for attachment in found)
+    if has_pods:
+        columns.insert(0, Column("Pod"))
     rows = [
         [
+            *([Cell(attachment.pod)] if has_pods else []),
             Cell(attachment.id),
             Cell(attachment.interface),
             Cell(attachment.mac),

@@ -88,6 +88,21 @@ class Api:
     def rmpeer(self, request: schema.RmpeerRequest) -> schema.RmpeerAnswer:
         return self._post("/v1/ipam/rmpeer", request, schema.RmpeerAnswer, request.timeout_s)
 
+    def cni_add(self, request: schema.CniAddRequest) -> schema.CniAddAnswer:
+        return self._post("/v1/cni/add", request, schema.CniAddAnswer, request.timeout_s)
+
+    def cni_del(self, request: schema.CniDelRequest) -> schema.CniDelAnswer:
+        return self._post("/v1/cni/del", request, schema.CniDelAnswer)
+
+    def cni_check(self, request: schema.CniCheckRequest) -> schema.CniCheckAnswer:
+        return self._post("/v1/cni/check", request, schema.CniCheckAnswer)
+
+    def cni_gc(self, request: schema.CniGcRequest) -> schema.CniGcAnswer:
+        return self._post("/v1/cni/gc", request, schema.CniGcAnswer)
+
+    def cni_status(self, request: schema.CniStatusRequest) -> schema.CniStatusAnswer:
+        return self._post("/v1/cni/status", request, schema.CniStatusAnswer)
+
     def capture(self, request: schema.CaptureRequest) -> Iterator[bytes]:
         """A pcapng file in parts, as they come; closing the iterator ends the capture."""
         return self.client.stream("POST", "/v1/capture", msgspec.to_builtins(request))

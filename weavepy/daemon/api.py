@@ -85,6 +85,11 @@ class Service(Protocol):
     async def history(self) -> schema.HistoryAnswer: ...
     async def check(self) -> schema.CheckAnswer: ...
     async def rmpeer(self, request: schema.RmpeerRequest) -> schema.RmpeerAnswer: ...
+    async def cni_add(self, request: schema.CniAddRequest) -> schema.CniAddAnswer: ...
+    async def cni_del(self, request: schema.CniDelRequest) -> schema.CniDelAnswer: ...
+    async def cni_check(self, request: schema.CniCheckRequest) -> schema.CniCheckAnswer: ...
+    async def cni_gc(self, request: schema.CniGcRequest) -> schema.CniGcAnswer: ...
+    async def cni_status(self, request: schema.CniStatusRequest) -> schema.CniStatusAnswer: ...
     def capture(self, request: schema.CaptureRequest) -> AbstractAsyncContextManager[Parts]: ...
     async def bench(self, request: schema.BenchRequest) -> schema.BenchAnswer: ...
     async def stop(self, request: schema.StopRequest) -> schema.Done: ...
@@ -113,12 +118,17 @@ def application(service: Service) -> web.Application:
         ("/v1/ipam/lookup", schema.LookupRequest, service.lookup),
         ("/v1/ipam/prime", schema.PrimeRequest, service.prime),
         ("/v1/ipam/rmpeer", schema.RmpeerRequest, service.rmpeer),
+        ("/v1/cni/del", schema.CniDelRequest, service.cni_del),
+        ("/v1/cni/check", schema.CniCheckRequest, service.cni_check),
+        ("/v1/cni/gc", schema.CniGcRequest, service.cni_gc),
+        ("/v1/cni/status", schema.CniStatusRequest, service.cni_status),
         ("/v1/bench", schema.BenchRequest, service.bench),
         ("/v1/stop", schema.StopRequest, service.stop),
         ("/v1/reset", schema.ResetRequest, service.reset),
     )
     for path, kind, method in posts:
         app.router.add_post(path, _post(kind, method))
+    app.router.add_post("/v1/cni/add", _cni_add(service))
     app.router.add_post("/v1/capture", _capture(service))
     return app
 
@@ -157,6 +167,27 @@ def _post(
         except msgspec.MsgspecError as error:
             raise UsageError(f"the request is malformed: {error}") from error
         return _json(await method(wanted))
+
+    return handle
+
+
+def _cni_add(service: Service) -> Callable[..., Awaitable[web.Response]]:
+    add = _post(schema.CniAddRequest, service.cni_add)
+
+    async def handle(request: web.Request) -> web.Response:
+        answer = await add(request)
+        if request.transport is None or request.transport.is_closing():
+            # Nobody learnt of it, so nobody would take it away again.
+            wanted = msgspec.json.decode(await request.read(), type=schema.CniAddRequest)
+            await service.cni_del(
+                schema.CniDelRequest(
+                    network=wanted.network,
+                    container=wanted.container,
+                    interface=wanted.interface,
+                    kind=wanted.kind,
+                )
+            )
+        return answer
 
     return handle
 

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from ipam.core.effects import OwnerKind
 from router.shell import containers, namespaces
 from router.shell.attach import AttachmentFacts
 from router.shell.host import Host, Seen
@@ -47,15 +48,29 @@ class Addresses(Protocol):
 
     default_subnet: Network
 
-    async def allocate(self, owner: str, subnet: Network, timeout_s: float) -> Interface: ...
+    async def allocate(
+        self, owner: str, subnet: Network, timeout_s: float, kind: OwnerKind = "attachment"
+    ) -> Interface: ...
 
-    async def claim(self, owner: str, interface: Interface, timeout_s: float) -> Interface:
+    async def claim(
+        self, owner: str, interface: Interface, timeout_s: float, kind: OwnerKind = "attachment"
+    ) -> Interface:
         """Make an address of the universe ours; one outside it is free for the taking."""
         ...
 
     def release(self, owner: str, address: Interface | None) -> list[Interface]: ...
 
     def of_owner(self, owner: str) -> list[Interface]: ...
+
+    def owners(self) -> list[str]: ...
+
+    def manages(self, interface: Interface) -> bool:
+        """Whether the address is of the universe."""
+        ...
+
+    def why_no_address(self, subnet: Network) -> str:
+        """Why no address can be had there now; "" if one can, or others may have some."""
+        ...
 
 
 class Attachments:
@@ -84,7 +99,7 @@ class Attachments:
     async def attach(self, request: schema.AttachRequest) -> schema.Attachment:
         owner, namespace = await self._resolve(request.namespace, request.pid, request.container)
         wanted = parse_wanted(request.addresses, self._addresses.default_subnet)
-        async with self._one_at_a_time(owner):
+        async with self.one_at_a_time(owner):
             before = set(self._addresses.of_owner(owner))
             interfaces: list[Interface] = []
             try:
@@ -114,7 +129,7 @@ class Attachments:
         except WeavepyError:
             # What is detached is often gone already; its name is then all we have.
             owner = await self._known_owner(request.namespace or request.container)
-        async with self._one_at_a_time(owner):
+        async with self.one_at_a_time(owner):
             removed = await self.on_host(lambda: self._host.detach(owner=owner, addresses=unwanted))
             released = self._addresses.release(owner, None) if not unwanted else []
             for interface in unwanted:
@@ -136,7 +151,7 @@ class Attachments:
             if facts.filtered or not facts.alive:
                 continue
             interfaces = self._addresses.of_owner(facts.owner) or list(facts.addresses)
-            async with self._one_at_a_time(facts.owner):
+            async with self.one_at_a_time(facts.owner):
                 again = partial(
                     self._host.attach,
                     facts.namespace,
@@ -144,6 +159,7 @@ class Attachments:
                     interfaces,
                     self.mtu_bytes,
                     interface=facts.interface,
+                    host_interface=facts.host_interface,
                 )
                 await self.on_host(again)
             log.warning("restored the filter of %s: somebody had removed it", facts.owner)
@@ -180,7 +196,7 @@ class Attachments:
 
     async def expose(self, request: schema.ExposeRequest) -> schema.ExposeAnswer:
         wanted = parse_wanted(request.addresses, self._addresses.default_subnet)
-        async with self._one_at_a_time(EXPOSE_OWNER):
+        async with self.one_at_a_time(EXPOSE_OWNER):
             interfaces = []
             for one in wanted:
                 match one:
@@ -195,7 +211,7 @@ class Attachments:
 
     async def hide(self, request: schema.HideRequest) -> schema.ExposeAnswer:
         unwanted = [parse_interface(text) for text in _plain(request.addresses)]
-        async with self._one_at_a_time(EXPOSE_OWNER):
+        async with self.one_at_a_time(EXPOSE_OWNER):
             await self.on_host(lambda: self._host.hide(unwanted))
             self._bridge = await self.on_host(self._host.look) or self._bridge
             for interface in unwanted or self._addresses.of_owner(EXPOSE_OWNER):
@@ -207,7 +223,7 @@ class Attachments:
         return schema.ExposeAnswer(addresses=[str(interface) for interface in interfaces])
 
     @asynccontextmanager
-    async def _one_at_a_time(self, owner: str) -> AsyncIterator[None]:
+    async def one_at_a_time(self, owner: str) -> AsyncIterator[None]:
         """Two requests for one container must not see each other's halves."""
         self._touched.add(owner)
         lock = self._locks.setdefault(owner, asyncio.Lock())
@@ -256,6 +272,7 @@ def attachment(facts: AttachmentFacts) -> schema.Attachment:
         host_interface=facts.host_interface,
         mac=facts.mac,
         addresses=[str(address) for address in facts.addresses],
+        pod=facts.pod,
     )
 
 

@@ -83,7 +83,9 @@ class RingService:
         )
         return self._interface(answer)
 
-    async def claim(self, owner: str, interface: Interface, timeout_s: float) -> Interface:
+    async def claim(
+        self, owner: str, interface: Interface, timeout_s: float, kind: OwnerKind = "attachment"
+    ) -> Interface:
         """An address outside the universe is the asker's own business."""
         if self._node.ipam is None or interface.version != self._universe.version:
             return interface
@@ -92,7 +94,7 @@ class RingService:
         try:
             answer = await self._ask(
                 lambda number, deadline, now: ipam.claim(
-                    number, owner, int(interface.ip), prefix, deadline, now, "attachment"
+                    number, owner, int(interface.ip), prefix, deadline, now, kind
                 ),
                 timeout_s,
             )
@@ -118,6 +120,19 @@ class RingService:
         ipam = self._node.ipam
         rows = ipam.lookup(owner) if ipam is not None else ()
         return [self._as_interface(row.address, row.prefix_length) for row in rows]
+
+    def owners(self) -> list[str]:
+        """Everybody who has an address in use on this host, sorted."""
+        ipam = self._node.ipam
+        return sorted({row.owner for row in ipam.addresses()}) if ipam is not None else []
+
+    def manages(self, interface: Interface) -> bool:
+        return self._node.ipam is not None and interface.ip in self._universe
+
+    def why_no_address(self, subnet: Network) -> str:
+        if self._node.ipam is None:
+            return "this router was started with --no-ipam: it manages no addresses"
+        return self._node.ipam.why_no_address(subnet)
 
     # --- for the API -------------------------------------------------------------------------
 

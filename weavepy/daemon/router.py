@@ -63,6 +63,7 @@ from weavepy.daemon.capture import Capturing
 from weavepy.daemon.clock import Timer
 from weavepy.daemon.node import RING_CHANNEL, Node, WorldEffect
 from weavepy.daemon.options import Options
+from weavepy.daemon.pods import Pods
 from weavepy.daemon.requests import Requests
 from weavepy.daemon.ring import RingService, init_mode, running_addresses
 from weavepy.daemon.service import RouterService
@@ -190,6 +191,13 @@ class Router:
         self.node = Node(mesh, ipam, negotiator, self, self.paths)
         self.ring = RingService(self.node, self.requests, options, self.changed, self.store)
         self.attachments = Attachments(self.host, self.ring, self._thread, self.mtu_bytes, TAP)
+        self.pods = Pods(
+            self.host,
+            self.attachments,
+            self.ring,
+            journal_directory=str(directories.cni_journal),
+            has_datapath=lambda: self.snapshot is not None,
+        )
         self.capturing = Capturing(mesh, lambda: self._datapath)
         self.benching = benching.Benching(mesh, self.attachments, self._tell_bench)
         self._timer = Timer(self.node.next_deadline, self._fire)
@@ -204,6 +212,7 @@ class Router:
         if ipam is not None:
             self.node.run_ring(ipam.claim_running(running_addresses(facts, exposed), now), now)
         self.node.handle_datapath(snapshot, now)
+        await self.pods.begin()
         await self._listen()
         self.node.handle_timeout(loop.time())
         self._timer.arm()
@@ -407,6 +416,7 @@ class Router:
             try:
                 if await self.attachments.repair():
                     self._tell_paths(FastPaths.handle_ports_changed)
+                await self.pods.replay()
                 said = ""
             except WeavepyError as error:
                 if str(error) != said:

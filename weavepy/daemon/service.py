@@ -34,6 +34,11 @@ class RouterService:
         self.attachments = router.attachments.list
         self.expose = router.attachments.expose
         self.hide = router.attachments.hide
+        self.cni_add = router.pods.add
+        self.cni_del = router.pods.delete
+        self.cni_check = router.pods.check
+        self.cni_gc = router.pods.gc
+        self.cni_status = router.pods.status
         self.capture = router.capturing.capture
         self.bench = router.benching.bench
 

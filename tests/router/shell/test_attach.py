@@ -210,6 +210,7 @@ def test_without_nft_attach_says_what_to_install(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.add("c1")
+    monkeypatch.setattr("weavepy.kernel.nftables._library", None)
     monkeypatch.setattr("weavepy.kernel.nftables.shutil.which", lambda *_, **__: None)
 
     with pytest.raises(NftMissing, match="apt-get install nftables"):

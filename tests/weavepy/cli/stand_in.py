@@ -48,6 +48,18 @@ _ANSWERS: dict[str, object] = {
     "/v1/ipam/rmpeer": schema.RmpeerAnswer(
         peer="7a:0c:00:00:00:09", message="gone is taken over: its addresses went to this host"
     ),
+    "/v1/cni/add": schema.CniAddAnswer(
+        host_interface="vethw1",
+        host_mac="02:00:00:00:00:01",
+        mac="02:00:00:00:00:02",
+        mtu=1400,
+        addresses=[schema.CniAddress(address="10.32.0.7/12", gateway="10.32.0.1")],
+        routes=[schema.CniRoute(dst="0.0.0.0/0", gw="10.32.0.1")],
+    ),
+    "/v1/cni/del": schema.CniDelAnswer(released=["10.32.0.7/12"]),
+    "/v1/cni/check": schema.CniCheckAnswer(findings=[]),
+    "/v1/cni/gc": schema.CniGcAnswer(freed=[], errors=[]),
+    "/v1/cni/status": schema.CniStatusAnswer(code=0, message=""),
     "/v1/bench": schema.BenchAnswer(
         peer="7a:0c:00:00:00:02",
         nickname="host2",

@@ -20,6 +20,7 @@ def where() -> Iterator[Directories]:
 
 
 def test_every_endpoint_has_its_method(where: Directories) -> None:
+    attachment = {"network": "n", "container": "c", "interface": "eth0", "kind": "interface"}
     requests: dict[str, schema.Struct] = {
         "ConnectRequest": schema.ConnectRequest(targets=[]),
         "ForgetRequest": schema.ForgetRequest(targets=[]),
@@ -27,11 +28,18 @@ def test_every_endpoint_has_its_method(where: Directories) -> None:
         "AllocateRequest": schema.AllocateRequest(owner="a"),
         "RmpeerRequest": schema.RmpeerRequest(peer="gone"),
         "ClaimRequest": schema.ClaimRequest(owner="a", address="10.32.0.1"),
+        "CniAddRequest": schema.CniAddRequest(**attachment, namespace="/run/netns/c"),
+        "CniDelRequest": schema.CniDelRequest(**attachment),
+        "CniCheckRequest": schema.CniCheckRequest(
+            **attachment, namespace="/run/netns/c", previous=schema.CniPrevious()
+        ),
+        "CniGcRequest": schema.CniGcRequest(network="n", kind="interface", valid=[]),
+        "CniStatusRequest": schema.CniStatusRequest(network="n"),
     }
     with StandIn(where.api_socket) as router:
         api = Api(where)
         for method, path, request, answer in document.endpoints():
-            name = path.split("/")[-1]
+            name = path.removeprefix("/v1/").removeprefix("ipam/").replace("/", "_")
             if request:
                 asked = requests.get(request) or getattr(schema, request)()
                 found = getattr(api, name)(asked)
