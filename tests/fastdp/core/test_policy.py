@@ -23,6 +23,23 @@ def test_an_encrypted_mesh_needs_trust_in_the_very_address() -> None:
     assert not Policy("vxlan", encrypted=True).enabled
 
 
+def test_where_the_kernel_has_esp_only_trusted_addresses_may_be_met_in_clear() -> None:
+    policy = Policy("auto", encrypted=True, trusted=TRUSTED, no_esp="")
+    assert policy.enabled
+    assert policy.has_esp
+    assert policy.refusal("192.0.2.1") == policy.refusal_in_clear("10.0.0.7") == ""
+    assert policy.refusal_in_clear("192.0.2.1").startswith("encrypted mesh: VXLAN is clear text")
+    assert policy.must_encrypt("192.0.2.1")
+    assert not policy.must_encrypt("10.0.0.7")
+    assert Policy("vxlan", encrypted=True, no_esp="").enabled
+    for without in (
+        Policy("off", encrypted=True, no_esp=""),
+        Policy("auto", encrypted=False, no_esp=""),
+        policy.without_driver("no VXLAN here"),
+    ):
+        assert not without.has_esp
+
+
 def test_without_a_driver_its_reason_stands_for_all() -> None:
     policy = Policy("auto", encrypted=False).without_driver("no VXLAN here")
     assert not policy.enabled
