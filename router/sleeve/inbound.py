@@ -39,7 +39,7 @@ from router.sleeve.format import (
 from router.sleeve.forwarder import LARGE_HEADROOM_BYTES, Forwarder
 from router.sleeve.keys import NONCE
 from router.sleeve.layout import NUMBER_AT, NUMBERS
-from router.sleeve.mender import Mender
+from router.sleeve.mender import MAX_ROUNDS, Mender
 from router.sleeve.pieces import (
     CHECKSUM_OFFSETS,
     GSO_NONE,
@@ -87,8 +87,8 @@ class Inbound:
         self._slices: list[memoryview] = []
         """Where the ciphertexts are in a buffer full of datagrams of one size."""
         self._broadcasts = BroadcastFilter()
-        self._holding: dict[Forwarder, ReceiveEpoch] = {}
-        """Whose datagrams wait for a hole before them to be filled; the epoch of the hole."""
+        self._holding: dict[Forwarder, None] = {}
+        """Whose datagrams wait for a hole before them to be filled."""
         self.release_at = math.inf
         """When the first of them have waited long enough."""
         self._relayed: dict[tuple[ReceiveEpoch, int, int, Forwarder], tuple[SendEpoch, int]] = {}
@@ -143,10 +143,10 @@ class Inbound:
                         continue
                     if mender is None:
                         mender = forwarder.mender = Mender(data_type)
-                    if mender.found:
+                    if mender.found and mender.epoch is epoch:
                         effects += self._fill(forwarder, epoch, now)
                     if mender.take_parity(buffer[start:end], window):
-                        mender.hold(buffer[start:length], size, window.highest + 1, now)
+                        mender.hold(buffer[start:length], size, epoch, now)
                         length = start
                         break
                     continue
@@ -157,12 +157,12 @@ class Inbound:
                             forwarder.session.note_mended(epoch, -1)
                         continue
                 elif mender is not None and record_type == data_type:
-                    if mender.found:
+                    if mender.found and mender.epoch is epoch:
                         effects += self._fill(forwarder, epoch, now, counter)
                     if counter > window.highest + 1 >= mender.given_up and (
                         endpoint == forwarder.session.endpoint
                     ):
-                        mender.hold(buffer[start:length], size, window.highest + 1, now)
+                        mender.hold(buffer[start:length], size, epoch, now)
                         length = start
                         break
             if record_type == span_type:
@@ -227,9 +227,9 @@ class Inbound:
             forwarder.frames_received += records
             mender = forwarder.mender
             if mender is not None and not mender.is_filling:
-                mender.end_batch(buffer[:length], size, window.highest, now)
+                mender.end_batch(buffer[:length], size, epoch, now)
                 if mender.held and not mender.is_mending:
-                    effects += self._mend(forwarder, epoch, now)
+                    effects += self._mend(forwarder, now)
                 if mender.is_idle:
                     forwarder.mender = None
             if highest >= 0:
@@ -239,7 +239,7 @@ class Inbound:
         return effects
 
     def _mend(
-        self, forwarder: Forwarder, epoch: ReceiveEpoch, now: float
+        self, forwarder: Forwarder, now: float
     ) -> list[tuple[Forwarder, list[SessionEffect]]]:
         """Go through what is held back, if it may go on, with what parity yields in its place."""
         mender = forwarder.mender
@@ -248,13 +248,15 @@ class Inbound:
         # Only what came from there is held.
         endpoint = forwarder.session.endpoint
         mender.is_mending = True
-        for held, size in mender.release(epoch.local_index, epoch.window, now):
-            effects += self.handle_datagrams(held, len(held), size, endpoint, now)
-        if not mender.held:
-            effects += self._fill(forwarder, epoch, now)
+        # Each time that it stops again, it does so at a later hole.
+        for _ in range(MAX_ROUNDS):
+            for held, size in mender.release(now):
+                effects += self.handle_datagrams(held, len(held), size, endpoint, now)
+        if mender.epoch is not None and not mender.held:
+            effects += self._fill(forwarder, mender.epoch, now)
         mender.end_mending()
         if mender.held:
-            self._holding[forwarder] = epoch
+            self._holding[forwarder] = None
             self.release_at = min(self.release_at, mender.release_at)
         else:
             self._holding.pop(forwarder, None)
@@ -289,8 +291,8 @@ class Inbound:
         """Let go on what has waited long enough for lost datagrams before it."""
         effects: list[tuple[Forwarder, list[SessionEffect]]] = []
         self.release_at = math.inf
-        for forwarder, epoch in list(self._holding.items()):
-            effects += self._mend(forwarder, epoch, now)
+        for forwarder in list(self._holding):
+            effects += self._mend(forwarder, now)
         return effects
 
     def _authentic(

@@ -12,6 +12,7 @@ only what came from where the peer is can be held.
 import math
 from collections import deque
 
+from router.sleeve.effects import ReceiveEpoch
 from router.sleeve.format import HEADER, HEADER_BYTES
 from router.sleeve.parity import PARITY_TYPES, covered_by, is_later, may_follow, remaining
 from router.sleeve.window import ReplayWindow
@@ -29,6 +30,9 @@ HOLD_S = 0.002
 """They wait no longer. A whole send with its parity takes half a millisecond at 1 Gbit/s, and two
 where it comes in one datagram at a time and keeps us busy."""
 
+MAX_ROUNDS = 16
+"""Holes in what is held that are dealt with at once; with more of them, the rest waits."""
+
 MAX_IDLE_BATCHES = 256
 """Batches without any parity, after which a peer sends none any more."""
 
@@ -43,6 +47,8 @@ class Mender:
     def __init__(self, data_type: int) -> None:
         self.held: list[Batch] = []
         """What came since a datagram did not, in its order."""
+        self.epoch: ReceiveEpoch | None = None
+        """The one on which something is lost that these wait for."""
         self.found: dict[int, bytes] = {}
         """While `held` is gone through again: datagrams that fill holes, by their counters."""
         self.is_mending = False
@@ -90,10 +96,11 @@ class Mender:
         self._parities += 1
         self._stride = group.step
         self._covered = max(self._covered, group[-1])
-        return bool(missing) and missing[0] >= self.given_up
+        return bool(missing) and min(missing[0], window.highest + 1) >= self.given_up
 
-    def end_batch(self, batch: memoryview, size: int, highest: int, now: float) -> None:
+    def end_batch(self, batch: memoryview, size: int, epoch: ReceiveEpoch, now: float) -> None:
         """This was taken, and what followed it, if anything did, is held."""
+        highest = epoch.window.highest
         tail, self._tail = self._tail, b""
         parities, self._parities = self._parities, 0
         covered, self._covered = self._covered, -1
@@ -108,18 +115,25 @@ class Mender:
         while self._kept_count > MAX_KEPT:
             batch, size = self._kept.popleft()
             self._kept_count -= -(-len(batch) // size)
-        if tail and covered > highest and not self.held:
-            self.hold(memoryview(tail), len(tail), highest + 1, now, is_sure=False)
+        if tail and covered > highest >= self.given_up - 1 and not self.held:
+            self.hold(memoryview(tail), len(tail), epoch, now, is_sure=False)
 
     def hold(
-        self, batch: memoryview, size: int, lost: int, now: float, *, is_sure: bool = True
+        self,
+        batch: memoryview,
+        size: int,
+        epoch: ReceiveEpoch,
+        now: float,
+        *,
+        is_sure: bool = True,
     ) -> None:
-        """Let this wait, which comes after the datagram that is lost.
+        """Let this wait, which comes after a datagram that is lost on this epoch.
 
         Or may have come before it: then it is parity, and not `is_sure`.
         """
         if not self.held:
-            self._lost = lost
+            self.epoch = epoch
+            self._lost = epoch.window.highest + 1
             self._parity_came = self._is_sure = False
             if not self.is_mending:
                 self.release_at = now + HOLD_S
@@ -130,19 +144,19 @@ class Mender:
         self._is_sure = self._is_sure or is_sure
         for at in range(0, len(batch) - HEADER_BYTES, size):
             if batch[at] == self._parity_type and not self._parity_came:
-                group = covered_by(batch[at:], lost)
-                self._parity_came = lost in group or is_later(group, lost)
+                group = covered_by(batch[at:], self._lost)
+                self._parity_came = self._lost in group or is_later(group, self._lost)
 
-    def release(self, index: int, window: ReplayWindow, now: float) -> list[Batch]:
-        """What to go through now, `found` being filled; nothing while it has to wait.
-
-        Index and window are those of the epoch on which something is lost.
-        """
+    def release(self, now: float) -> list[Batch]:
+        """What to go through now, `found` being filled; nothing while it has to wait."""
+        if not self.held or self.epoch is None:
+            return []
+        window = self.epoch.window
         is_late = now >= self.release_at
         lost = window.highest + 1
         is_hopeless = False
         if self._parity_came and (self._is_sure or is_late):
-            is_hopeless = self._find(index, window, is_late, now)
+            is_hopeless = self._find(self.epoch.local_index, window, is_late, now)
         if is_late:
             self.given_up = math.inf
         elif is_hopeless:
@@ -193,7 +207,9 @@ class Mender:
                     # Until it proves authentic.
                     self._fruitless += 1
                     self.found[counter] = remaining(parity, self._data_type, counter, at_hand)
-            elif lost in missing and any(lost < counter < newest for counter in missing):
+            elif lost in missing and any(
+                counter != lost and counter < newest for counter in missing
+            ):
                 is_hopeless = True  # it is not the only one of its group
             if is_later(group, lost):
                 is_hopeless = True

@@ -39,8 +39,8 @@ def test_tcp_does_not_notice_most_lost_datagrams(make_lab: MakeLab, options: lis
     )
     assert lost > 100, "or nothing was tested"
     assert one.parity_sent > 1000
-    # One in five is parity itself, or too small a part of TCP to be in a full group.
-    assert mended > 0.5 * lost
+    # One lost datagram in five is parity itself.
+    assert mended > 0.4 * lost
     assert retransmitted < 0.5 * lost
 
 

@@ -187,20 +187,42 @@ def test_what_follows_a_hole_waits_only_a_moment_for_parity_that_never_comes() -
 
 def test_a_forged_datagram_far_ahead_does_not_hold_up_what_comes_in_order() -> None:
     wire, one, two = protected()
+    mending = two.forwarder(one).mender
+    assert mending is not None
     (index,) = [epoch.local_index for epoch, _ in two.engine.epochs.values()]
     far = HEADER.pack(TYPE_DATA, index, 10_000, 0, 1) + bytes(50)
-    for _ in range(5):
-        two.receive(far, len(far), one.host)
+    two.receive(far, len(far), one.host)
+    for _ in range(4):
+        assert mending.held
         deliver(two, one.host, [d for b in batches_of(wire, one, two, FEW) for d in b.datagrams])
         assert left_by(two, FEW) == segments_of(FEW, one, two)
         two.bridge.clear()
-        wire.now += HOLD_S / 4
-    wire.now += HOLD_S
-    two.end_turn()
-    mending = two.forwarder(one).mender
-    assert mending is not None
-    assert not mending.held
-    assert two.drops()["not-authentic"] == 5
+        wire.now += HOLD_S / 3
+    assert not mending.held, "however often it was looked at in between"
+    assert two.drops() == {"not-authentic": 1}
+
+
+@pytest.mark.parametrize("together", [64, 1])
+def test_a_group_that_lost_two_holds_nothing_up(together: int) -> None:
+    wire, one, two = protected()
+    datagrams = [d for b in batches_of(wire, one, two, LARGE) for d in b.datagrams]
+    groups = sum(map(is_parity, datagrams[: datagrams.index(datagrams[-1])])) - 3
+    lost = (0, groups)
+    deliver(two, one.host, [d for n, d in enumerate(datagrams) if n not in lost], together)
+    came = [s for n, s in enumerate(segments_of(LARGE, one, two)) if n not in lost]
+    assert left_by(two, LARGE) == came
+    assert not two.drops()
+
+
+def test_nothing_is_mended_that_is_still_to_come() -> None:
+    wire, one, two = protected()
+    for flow in (LARGE, FEW):
+        datagrams = [d for b in batches_of(wire, one, two, flow) for d in b.datagrams]
+        deliver(two, one.host, datagrams, 1)
+        assert left_by(two, flow) == segments_of(flow, one, two)
+        two.bridge.clear()
+    assert two.forwarder(one).session.mended == 0
+    assert two.drops() == {}
 
 
 def test_what_waits_is_bounded_and_goes_with_its_session() -> None:
