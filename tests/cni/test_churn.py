@@ -21,7 +21,7 @@ def runtime(lab_of_two: Lab, tmp_path: Path) -> Iterator[Runtime]:
         made.remove()
 
 
-def test_after_150_random_verbs_and_some_kills_nothing_is_left(runtime: Runtime) -> None:
+def test_after_100_random_verbs_and_some_kills_nothing_is_left(runtime: Runtime) -> None:
     churn = Churn(runtime, seed=5, kills=4)
-    churn.run(150)
+    churn.run(100)
     assert churn.done["kill"] >= 1

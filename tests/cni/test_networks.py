@@ -11,6 +11,7 @@ import pytest
 from tests.cni.conformance.target import Target
 from tests.cni.node import PLUGINS, wait_until
 from tests.cni.runtime import Runtime
+from tests.namespaces import run
 from weavepy.client import schema
 from weavepy.lab.lab import Lab
 
@@ -102,6 +103,14 @@ def test_two_networks_have_their_own_subnets_and_gateways(runtime: Runtime, pod:
     assert runtime.reaches(pod, second["ips"][0]["gateway"])
     runtime.delete(pod, blue, ifname="eth1")
     assert runtime.interfaces(pod) == {"eth0"}
+
+
+def test_a_filter_that_somebody_removed_is_restored(runtime: Runtime, pod: str) -> None:
+    result = runtime.add(pod)
+    run("ip", "netns", "exec", runtime.namespace, "nft", "delete", "table", "bridge", "weavepy")
+    assert runtime.filtered() == set()
+    wait_until(lambda: runtime.filtered() == runtime.host_interfaces(), "the filter is back")
+    assert runtime.call("CHECK", pod, {"prevResult": result}) == (0, {})
 
 
 def test_a_pod_is_shown_by_name(runtime: Runtime, pod: str) -> None:
