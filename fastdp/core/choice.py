@@ -37,6 +37,10 @@ class Choice:
         self._short_ids = short_ids
         self._direct = dict.fromkeys(direct)
 
+    def short_id_of(self, peer: PeerName) -> int:
+        """0 if it is not reachable."""
+        return self._short_ids.get(peer, 0)
+
     def tunnel_to(self, path: Path, tunnels: int) -> Tunnel | None:
         """The tunnel that there should be beside `tunnels` others; if None, `path.refusal` says
         why.

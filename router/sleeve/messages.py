@@ -140,6 +140,9 @@ class SetFastPeers(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     relays: list[int]
     """Those of `fast` that have to pass our broadcasts on. These still get them, but not for
     their own bridge."""
+    tunnels: list[int] = []
+    """Peers that may send us frames by a tunnel. What others relay of their broadcasts is not for
+    our bridge."""
     learn: dict[int, list[str]]
     """Short id to addresses that are known to be behind it: at most `MAX_FAST_MACS` in all."""
 

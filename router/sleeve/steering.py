@@ -210,7 +210,7 @@ class Steering:
 
     def _set_fast(self, message: SetFastPeers, now: float) -> None:
         switch = self._switch
-        switch.set_fast(message.fast, message.relays)
+        switch.set_fast(message.fast, message.relays, message.tunnels, now)
         for short_id, macs in message.learn.items():
             for mac in macs:
                 switch.learn_behind(_octets(mac), short_id, now)

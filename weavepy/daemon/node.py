@@ -218,10 +218,11 @@ class Node:
             case PeerRemoved(peer=peer):
                 return [*self._forget_macs(peer), *self._peers_changed(now)]
             case RoutesChanged():
+                # A peer's new short id must be known to be fast before frames are routed to it.
                 return [
+                    *self._direct_peers_changed(effect, now),
                     self._install_routes(effect),
                     *self._peers_changed(now),
-                    *self._direct_peers_changed(effect, now),
                 ]
         return []
 

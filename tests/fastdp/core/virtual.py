@@ -70,6 +70,8 @@ class Host:
     told: bool = True
     """The datapath has heard of the router: before that it has no session to send by."""
     fast: tuple[int, ...] = ()
+    told_of: tuple[int, ...] = ()
+    """Tunnels, as the datapath was told."""
     mac_owner: str = "tap"
     """Where the bridge sends frames for the other host's container."""
     known_behind: tuple[bytes, ...] = ()
@@ -376,7 +378,7 @@ class World:
         host = self.hosts[index]
         if host.life != life or not host.datapath or host.paths is None:
             return
-        host.fast, host.told = message.fast, True
+        host.fast, host.told_of, host.told = message.fast, message.tunnels, True
         for macs in message.learn.values():
             host.known_behind = (*host.known_behind, *macs)
         answer = {short_id: [MACS[host.other]] for short_id in message.fast}
