@@ -2,7 +2,7 @@
 
 Two times say it all: when we last heard the peer, and when the peer last heard us, which its
 heartbeats tell. The tunnel is dead if either is more than `DEAD_S` ago. It is good after
-`GOOD_BEATS` heartbeats in a row that both came in and confirm ours.
+`GOOD_BEATS` heartbeats in a row that came in, each of which confirms another one of ours.
 
 A tunnel that fails soon after it came up is held down before it may come up again, longer each
 time, so that a path that comes and goes does not take the traffic along each time.
@@ -59,12 +59,14 @@ class Health:
         in_a_row = (
             beat.sequence == (self._sequence + 1) & 0xFFFFFFFF and now - self._heard_at <= RECENT_S
         )
+        # That one of ours arrived can be said several times, and is one proof.
+        was_heard_at = now - beat.age_ms / 1000 if beat.age_ms < NEVER_HEARD_MS else -math.inf
+        proof = int(was_heard_at > self._confirmed_at + BEAT_S / 2)
         self.received += 1
-        self._run = (self._run + 1 if in_a_row else 1) if confirms else 0
+        self._run = (self._run if in_a_row else 0) + proof if confirms else 0
         self._sequence = beat.sequence
         self._heard_at = now
-        if beat.age_ms < NEVER_HEARD_MS:
-            self._confirmed_at = max(self._confirmed_at, now - beat.age_ms / 1000)
+        self._confirmed_at = max(self._confirmed_at, was_heard_at)
 
     @property
     def has_heard(self) -> bool:
