@@ -151,6 +151,13 @@ class FastPaths:
         self._relays = dict.fromkeys(relays)
         return self._settle(self._paths.values(), now)
 
+    def handle_mtu(self, mtu_bytes: int, underlay_mtu_bytes: int, now: float) -> list[FastEffect]:
+        """The overlay has another MTU here from now on, and the underlay perhaps."""
+        self._mtu_bytes = mtu_bytes
+        self._choice.set_mtu(mtu_bytes, underlay_mtu_bytes)
+        self._repair_at = now
+        return self._settle(self._paths.values(), now)
+
     def handle_message(self, peer: PeerName, payload: bytes, now: float) -> list[FastEffect]:
         """From its router. Raises `ProtocolError` if it is nonsense."""
         offer = decode_message(payload)

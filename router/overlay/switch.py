@@ -72,6 +72,8 @@ class Switch:
         """Destination to next hop."""
         self.broadcast: dict[int, tuple[int, ...]] = {}
         """Source to the neighbours that its broadcasts go on to."""
+        self.mtus_bytes: dict[int, int] = {}
+        """The largest packets that go to destinations which take smaller ones than we may send."""
         self.fast: frozenset[int] = frozenset()
         """Peers that tunnels of the kernel lead to."""
         self.flood_to: tuple[int, ...] = ()

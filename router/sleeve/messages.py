@@ -112,12 +112,16 @@ class InstallRoutes(msgspec.Struct, frozen=True, tag=True):
     """Source, ourself included, to the neighbours its broadcasts go on to."""
     short_ids: dict[int, str]
     """Every short id used above to its peer's name."""
+    mtus_bytes: dict[int, int] = {}
+    """Destination to the largest packet that its containers take, where that is less than here."""
 
 
 class SetMtu(msgspec.Struct, frozen=True, tag=True):
     """The overlay MTU in force on this host: the TAP's, and what DF packets are held against."""
 
     mtu_bytes: int
+    underlay_mtu_bytes: int = 0
+    """What the path to a peer may carry at most; 0: as before."""
 
 
 class ForgetMacs(msgspec.Struct, frozen=True, tag=True):

@@ -267,7 +267,9 @@ class Host:
         self.driver = Driver(self, kernel)
         adopted = self.driver.adopt()
         rng = self.world.random(f"fast path {self.number} {self.run}")
-        return FastPaths(rng, self.now, policy=policy, mtu_bytes=1400, adopted=adopted)
+        return FastPaths(
+            rng, self.now, policy=policy, mtu_bytes=1400, ourself=self.name, adopted=adopted
+        )
 
     def _start_datapath(self) -> None:
         self._datapaths += 1

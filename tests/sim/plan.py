@@ -53,7 +53,7 @@ FAST_FAULT_KINDS = {
 }
 """More faults, where there is a fast path."""
 
-FAST_CHANCE = 0.3
+FAST_CHANCE = 0.2
 FAST_MORE_S = 8.0
 """A plan with tunnels is longer by that: they need some seconds before they carry."""
 FAST_FROM_S = 4.0

@@ -341,6 +341,11 @@ class Node:
                 if source in short_ids
             },
             short_ids={short_id: peer for peer, short_id in short_ids.items()},
+            mtus_bytes={
+                short_ids[peer]: mtu_bytes
+                for peer, mtu_bytes in routes.mtus_bytes.items()
+                if peer in short_ids
+            },
         )
         return TellDatapath(self._routes)
 

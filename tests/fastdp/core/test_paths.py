@@ -6,7 +6,7 @@ import pytest
 
 from fastdp.core.choice import MAX_TUNNELS
 from fastdp.core.effects import Arrange, SetFast, TellPeer
-from fastdp.core.messages import Offer, encode_offer
+from fastdp.core.messages import Offer, encode_message
 from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Policy
 from tests.fastdp.core.virtual import CLEAR, HOSTS, NAMES, SECRET, TRUSTING, World
@@ -387,9 +387,9 @@ def test_a_tunnel_waits_until_no_other_peer_has_one_of_its_short_id() -> None:
     paths, third = world.hosts[0].paths, PeerName("00:00:00:00:00:0c")
     assert paths is not None
     now = world.now
-    willing = encode_offer(Offer(True, "", bytes(8), 1400, 6784, HOSTS[0]))
+    willing = encode_message(Offer(True, "", bytes(8), 1400, 6784, HOSTS[0]))
     for effects in (
-        paths.handle_connected(third, now),
+        paths.handle_connected(third, bytes(32), now),
         paths.handle_session(third, "10.0.0.3", now),
         paths.handle_message(third, willing, now),
     ):
@@ -417,3 +417,26 @@ def test_a_router_that_adopted_a_tunnel_does_not_say_that_it_heard_the_peer() ->
             break
     world.advance(20)
     assert world.hosts[1].carries == 1, "nobody confirmed what did not arrive"
+
+
+def test_ends_of_different_mtus_stay_on_sleeve_and_say_how_to_change_that() -> None:
+    world = running()
+    world.advance(70)
+    host = world.hosts[1]
+    assert host.paths is not None
+    host.mtu_bytes = 8900
+    world.run(1, host.paths.handle_mtu(8900, 9000, world.now))
+    world.advance(2)
+
+    assert not world.is_carrying(0)
+    assert not world.is_carrying(1)
+    reason = (
+        "the other end's overlay MTU is 8900, and ours 1400: --mtu 1400 on both makes them equal"
+    )
+    assert world.row(0) == ("sleeve", reason)
+
+    world.hosts[0].mtu_bytes = 8900
+    assert world.hosts[0].paths is not None
+    world.run(0, world.hosts[0].paths.handle_mtu(8900, 9000, world.now))
+    world.advance(UP_WITHIN_S)
+    assert world.both_carry()
