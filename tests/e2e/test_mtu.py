@@ -75,6 +75,9 @@ def test_hosts_of_different_mtus_lose_no_packet_and_find_back_when_they_are_equa
     assert found is not None
     assert f"the other end's overlay MTU is {SMALL}, and ours {LARGE}" in found.info
 
+    told = {peer.nickname: peer.mtu_bytes for peer in lab.api("h1").status().peers}
+    assert told == {"h1": LARGE, "h2": SMALL}
+
     assert_all_sizes_pass(lab, "h1c1", "h2c1")
     assert_all_sizes_pass(lab, "h2c1", "h1c1")
 
