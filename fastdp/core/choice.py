@@ -37,6 +37,13 @@ class Choice:
         self._short_ids = short_ids
         self._direct = dict.fromkeys(direct)
 
+    def set_mtu(self, mtu_bytes: int, underlay_mtu_bytes: int) -> None:
+        self._mtu_bytes, self._underlay_mtu_bytes = mtu_bytes, underlay_mtu_bytes
+
+    def short_id_of(self, peer: PeerName) -> int:
+        """0 if it is not reachable."""
+        return self._short_ids.get(peer, 0)
+
     def tunnel_to(self, path: Path, tunnels: int) -> Tunnel | None:
         """The tunnel that there should be beside `tunnels` others; if None, `path.refusal` says
         why.
@@ -118,6 +125,12 @@ class Choice:
             return f"the other end does not want a fast path: {offer.reason}"
         if offer.port != self._port:
             return f"the other end has VXLAN on UDP port {offer.port}, and we on {self._port}"
+        if offer.mtu_bytes != self._mtu_bytes:
+            # A bridge drops in silence what is too large for a port; sleeve answers or cuts it.
+            return (
+                f"the other end's overlay MTU is {offer.mtu_bytes}, and ours {self._mtu_bytes}: "
+                f"--mtu {min(offer.mtu_bytes, self._mtu_bytes)} on both makes them equal"
+            )
         return self._no_room(path.host, offer.your_host) if encrypted else ""
 
     def _no_room(self, remote_host: str, local_host: str) -> str:

@@ -164,6 +164,8 @@ class SetFast:
     """Those of them that have to pass our broadcasts on: they still get them by sleeve, marked."""
     learn: Mapping[int, tuple[bytes, ...]]
     """MACs that lie behind peers, for the datapath to know when their tunnel retires."""
+    tunnels: tuple[int, ...] = ()
+    """Of all peers to whom there is a tunnel: whether or not we send by it, it may bring theirs."""
 
 
 TunnelEffect = (

@@ -2,7 +2,7 @@
 
 Two times say it all: when we last heard the peer, and when the peer last heard us, which its
 heartbeats tell. The tunnel is dead if either is more than `DEAD_S` ago. It is good after
-`GOOD_BEATS` heartbeats in a row that both came in and confirm ours.
+`GOOD_BEATS` heartbeats in a row that came in, each of which confirms another one of ours.
 
 A tunnel that fails soon after it came up is held down before it may come up again, longer each
 time, so that a path that comes and goes does not take the traffic along each time.
@@ -34,6 +34,7 @@ class Health:
         self.received = 0
         self._heard_at = -math.inf
         self._confirmed_at = -math.inf
+        self._adopted_at = -math.inf
         self._sequence = -1
         self._run = 0
         self._up_at = math.inf
@@ -41,13 +42,14 @@ class Health:
 
     def restart(self) -> None:
         """The tunnel is another one now: what was heard through the last says nothing."""
-        self._heard_at = self._confirmed_at = -math.inf
+        self._heard_at = self._confirmed_at = self._adopted_at = -math.inf
         self._sequence = -1
         self._run = 0
 
     def adopt(self, now: float) -> None:
-        """A tunnel that carries already is taken to work, until `DEAD_S` has gone by."""
-        self._heard_at = self._confirmed_at = now
+        """A tunnel that carries already is taken to work, until `DEAD_S` has gone by. The peer is
+        not told so: it would take our trust for a proof."""
+        self._adopted_at = now
         self._up_at = min(self._up_at, now)
 
     def handle_heartbeat(self, beat: Heartbeat, now: float) -> None:
@@ -57,22 +59,28 @@ class Health:
         in_a_row = (
             beat.sequence == (self._sequence + 1) & 0xFFFFFFFF and now - self._heard_at <= RECENT_S
         )
+        # That one of ours arrived can be said several times, and is one proof.
+        was_heard_at = now - beat.age_ms / 1000 if beat.age_ms < NEVER_HEARD_MS else -math.inf
+        proof = int(was_heard_at > self._confirmed_at + BEAT_S / 2)
         self.received += 1
-        self._run = (self._run + 1 if in_a_row else 1) if confirms else 0
+        self._run = (self._run if in_a_row else 0) + proof if confirms else 0
         self._sequence = beat.sequence
         self._heard_at = now
-        if beat.age_ms < NEVER_HEARD_MS:
-            self._confirmed_at = max(self._confirmed_at, now - beat.age_ms / 1000)
+        self._confirmed_at = max(self._confirmed_at, was_heard_at)
+
+    @property
+    def has_heard(self) -> bool:
+        return self._heard_at > -math.inf
 
     def age_ms(self, now: float) -> int:
         """How long ago the peer was heard, for our own heartbeat."""
         return round(min((now - self._heard_at) * 1000, NEVER_HEARD_MS))
 
     def hears(self, now: float) -> bool:
-        return now - self._heard_at <= DEAD_S
+        return now - max(self._heard_at, self._adopted_at) <= DEAD_S
 
     def is_heard(self, now: float) -> bool:
-        return now - self._confirmed_at <= DEAD_S
+        return now - max(self._confirmed_at, self._adopted_at) <= DEAD_S
 
     def is_dead(self, now: float) -> bool:
         return not (self.hears(now) and self.is_heard(now))

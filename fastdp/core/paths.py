@@ -83,7 +83,9 @@ class FastPaths:
         self._mtu_bytes = mtu_bytes
         self._port = port
         self._paths: dict[PeerName, Path] = {}
-        self._tunnels = 0
+        self._holders: dict[int, PeerName] = {}
+        """By short id, who has the tunnel of that name. When a clash of short ids is settled, a
+        tunnel may have to wait until another peer's is gone."""
         self._relays: Collection[PeerName] = ()
         self._arranging: tuple[Tunnel, ...] | None = None
         """As last told to the driver; None unless its answer is waited for."""
@@ -91,8 +93,8 @@ class FastPaths:
         """As the driver last answered for; None before that."""
         self._datapath_is_here = False
         self._generation = 0
-        self._told: tuple[tuple[int, ...], tuple[int, ...]] | None = None
-        """Fast peers and relays, as the datapath has them; None while that is not known."""
+        self._told: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None = None
+        """Fast peers, relays and tunnels, as the datapath has them; None: that is not known."""
         self._due: dict[PeerName, float] = {}
         """When a path's change goes on by itself."""
         self._tick_at = now
@@ -149,16 +151,23 @@ class FastPaths:
         self._relays = dict.fromkeys(relays)
         return self._settle(self._paths.values(), now)
 
+    def handle_mtu(self, mtu_bytes: int, underlay_mtu_bytes: int, now: float) -> list[FastEffect]:
+        """The overlay has another MTU here from now on, and the underlay perhaps."""
+        self._mtu_bytes = mtu_bytes
+        self._choice.set_mtu(mtu_bytes, underlay_mtu_bytes)
+        self._repair_at = now
+        return self._settle(self._paths.values(), now)
+
     def handle_message(self, peer: PeerName, payload: bytes, now: float) -> list[FastEffect]:
         """From its router. Raises `ProtocolError` if it is nonsense."""
         offer = decode_message(payload)
         path = self._path(peer)
         if not isinstance(offer, Offer):
             return self._keys(path).handle_message(offer, now)
-        if path.theirs is not None and path.theirs.token != offer.token:
-            path.beat_at = min(path.beat_at, now)
+        if path.theirs is not None and path.theirs.token != offer.token and path.arranged:
+            path.beat_at = now
         path.theirs = offer
-        return self._settle([path], now)
+        return [*self._beat(path, now), *self._settle([path], now)]
 
     # --- inputs: the datapath ------------------------------------------------------------------
 
@@ -207,7 +216,7 @@ class FastPaths:
     def handle_datapath_back(self, fast: Collection[int], now: float) -> list[FastEffect]:
         """A datapath, at start or after one was lost, with the fast peers that it knows of."""
         self._datapath_is_here = True
-        self._told = None if fast else ((), ())
+        self._told = None if fast else ((), (), ())
         for path in self._paths.values():
             path.is_news = path.tunnel is not None and path.tunnel.short_id not in fast
         return self._settle(self._paths.values(), now)
@@ -219,8 +228,10 @@ class FastPaths:
         beat = decode_heartbeat(payload)
         if path is None or path.tunnel is None or beat is None or beat.token != path.token:
             return []
+        if not path.health.has_heard:
+            path.beat_at = now  # since a restart, perhaps, and the peer waits to be confirmed
         path.health.handle_heartbeat(beat, now)
-        return []
+        return self._beat(path, now)
 
     def handle_arranged(
         self,
@@ -228,9 +239,14 @@ class FastPaths:
         error: str,
         now: float,
         associations: Mapping[PeerName, tuple[frozenset[int], frozenset[int]]] = NOTHING,
+        silent: Collection[PeerName] = (),
     ) -> list[FastEffect]:
         """`errors` by tunnel; `error` if nothing at all could be done. `associations` are the
-        SPIs, for receiving and for sending, that the kernel has of tunnels in ESP."""
+        SPIs, for receiving and for sending, that the kernel has of tunnels in ESP.
+
+        Those that are `silent` carried until others broke them. They may carry again when the
+        bridge has been told what lies behind them, which the datapath knows.
+        """
         if self._arranging is None:
             return []
         first = self._arranged is None
@@ -248,6 +264,11 @@ class FastPaths:
                 path.since = now
             elif first:
                 path.health.adopt(now)
+        for peer in silent:
+            path = self._paths.get(peer)
+            if path is not None and path.phase is Phase.CARRYING:
+                path.phase = Phase.ANNOUNCED
+                path.generation = -1
         effects: list[FastEffect] = []
         for peer, (receiving, sending) in associations.items():
             path = self._paths.get(peer)
@@ -372,18 +393,20 @@ class FastPaths:
         path = self._path(found.peer)
         path.tunnel = self._choice.adopted_tunnel(found)
         path.since = now
-        self._tunnels += 1
+        self._holders[found.short_id] = found.peer
         if found.carrying:
             path.phase = Phase.CARRYING
             path.health.adopt(now)
 
     def _step(self, path: Path, now: float) -> list[FastEffect]:
         """Compare what could be with what is, and go at most one step from one to the other."""
-        wanted = self._choice.tunnel_to(path, self._tunnels)
+        wanted = self._choice.tunnel_to(path, len(self._holders))
+        if wanted is not None and self._holders.get(wanted.short_id, path.peer) != path.peer:
+            wanted = None
+            path.refusal = "another peer had its short id, and that tunnel is not gone yet"
         effects: list[FastEffect] = [*self._choice.offer_to(path, now)]
         if path.phase is Phase.IDLE and path.tunnel != wanted:
-            self._tunnels += (wanted is not None) - (path.tunnel is not None)
-            path.replace_tunnel(wanted, now)
+            self._exchange_tunnel(path, wanted, now)
         elif path.phase is Phase.IDLE and path.arranged and self._datapath_is_here:
             if path.health.is_good(now) and not path.device_error:
                 path.phase = Phase.ANNOUNCED
@@ -398,6 +421,13 @@ class FastPaths:
             path.health.failed(now)
             effects += self._go_down(path, "warning")
         return effects
+
+    def _exchange_tunnel(self, path: Path, tunnel: Tunnel | None, now: float) -> None:
+        if path.tunnel is not None:
+            del self._holders[path.tunnel.short_id]
+        if tunnel is not None:
+            self._holders[tunnel.short_id] = path.peer
+        path.replace_tunnel(tunnel, now)
 
     def _go_down(self, path: Path, level: str) -> list[FastEffect]:
         path.phase = Phase.READING
@@ -455,26 +485,35 @@ class FastPaths:
         """Tell the datapath what is not as it knows it."""
         if not self._datapath_is_here:
             return []
-        fast, relays = [], []
+        fast: dict[int, None] = {}
+        relays: dict[int, None] = {}
+        tunnels: dict[int, None] = {}
+        learn: dict[int, tuple[bytes, ...]] = {}
         waiting: list[Path] = []
         for path in self._paths.values():
-            if not path.is_fast or path.tunnel is None:
+            if path.tunnel is None:
                 continue
-            fast.append(path.tunnel.short_id)
+            current = self._choice.short_id_of(path.peer) or path.tunnel.short_id
+            # Until an old tunnel has ended, routes name the peer by its new short id.
+            both = dict.fromkeys((path.tunnel.short_id, current))
+            tunnels |= both
+            if not path.is_fast:
+                continue
+            fast |= both
             if path.peer in self._relays:
-                relays.append(path.tunnel.short_id)
+                relays[current] = None
             if path.waits_for_datapath and path.generation < 0:
                 waiting.append(path)
-        if (tuple(fast), tuple(relays)) == self._told and not waiting:
+                if path.phase is Phase.LEARNING:
+                    learn[current] = path.macs
+        told = tuple(fast), tuple(relays), tuple(tunnels)
+        if told == self._told and not waiting:
             return []
-        self._told = tuple(fast), tuple(relays)
+        self._told = told
         self._generation += 1
-        learn: dict[int, tuple[bytes, ...]] = {}
         for path in waiting:
             path.generation = self._generation
-            if path.phase is Phase.LEARNING and path.tunnel is not None:
-                learn[path.tunnel.short_id] = path.macs
-        return [SetFast(self._generation, *self._told, learn)]
+        return [SetFast(self._generation, told[0], told[1], learn, told[2])]
 
 
 def _state(path: Path) -> str:

@@ -109,6 +109,10 @@ class Device:
             return PeerName(peer)
         return None
 
+    def is_up_on(self, bridge: Link) -> bool:
+        """Whether the bridge still knows what it has learnt behind it."""
+        return self.up and self.master == bridge.index
+
     def is_half_made(self, udp_port: int) -> bool:
         """Whether we were killed while we made it: it was never said to be ours, and never up."""
         ours = _NAME.fullmatch(self.name) and self.udp_port == udp_port

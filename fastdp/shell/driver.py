@@ -40,6 +40,9 @@ class Arranged:
     """What others had changed about tunnels that were there before, and is as it was again."""
     associations: Mapping[PeerName, Associations] = field(default_factory=dict)
     """Of the tunnels in ESP."""
+    silent: Sequence[PeerName] = ()
+    """Tunnels that were carrying until others broke them, and carry no more. With the device's port
+    the bridge lost what it knew behind it, and would flood what the datapath sends to one peer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ class VxlanDriver:
         self._guard.install(tunnels)
         in_esp = [tunnel for tunnel in tunnels if tunnel.encrypted]
         ports: dict[PeerName, Port] = {}
+        silent: list[PeerName] = []
         with explained("demanding IPsec"):
             demanded, errors = self._xfrm.demand(in_esp)
         with explained("arranging tunnels"), netlink() as route:
@@ -152,6 +153,9 @@ class VxlanDriver:
                     device = present.get(device_name(tunnel.short_id))
                     if device is None:
                         raise HostError("the device was removed as it was made; trying again soon")
+                    if self._carrying[peer] and not device.is_up_on(bridge):
+                        self._carrying[peer] = False
+                        silent.append(peer)
                     change = self._ensure(route, bridge, device, self._carrying[peer], mtu_bytes)
                     ports[peer] = Port(device.name, device.mac)
                     if change and before.get(peer) == tunnel:
@@ -160,7 +164,7 @@ class VxlanDriver:
             self._xfrm.release(in_esp)
             found = self._xfrm.associations() if in_esp else {}
         associations = {it.peer: found.get(it.short_id, Associations()) for it in in_esp}
-        return Arranged(ports, errors, repairs, associations)
+        return Arranged(ports, errors, repairs, associations, silent)
 
     def counters(self) -> Counters:
         with explained("counting frames"):

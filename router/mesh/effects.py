@@ -4,7 +4,7 @@
 accepted connections and the mesh for dialled ones (see `Dial`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NewType
 
 from weavepy.base.effects import LogLine
@@ -85,6 +85,8 @@ class RoutesChanged:
     """Source (ourself included) to the neighbours that we pass its broadcasts on to."""
     relays: tuple[PeerName, ...]
     """The neighbours that have to pass our own broadcasts on."""
+    mtus_bytes: dict[PeerName, int] = field(default_factory=dict)
+    """The peers whose containers take smaller packets than ours may send."""
 
 
 @dataclass(frozen=True, slots=True)

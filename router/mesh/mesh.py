@@ -81,6 +81,7 @@ class Mesh:
         discovery: bool = True,
         connection_limit: int = 100,
         short_id: ShortId | None = None,
+        mtu_bytes: int = 0,
         given: Sequence[str] = (),
         remembered: Sequence[str] = (),
         adopted: Sequence[AdoptedPeer] = (),
@@ -106,6 +107,7 @@ class Mesh:
             nickname=nickname,
             version=version,
             short_id=short_id,
+            mtu_bytes=mtu_bytes,
             adopted=adopted,
             clones=self._clones,
             rng=rng,
@@ -246,6 +248,11 @@ class Mesh:
         """
         self._links.leave(GOODBYE_PAUSE if keep_overlay else GOODBYE_LEAVE)
         self._left = True
+        return self._done()
+
+    def set_mtu(self, mtu_bytes: int, now: float) -> list[MeshEffect]:
+        """Our containers take packets of another size than before."""
+        self._view.describe_mtu(mtu_bytes, now)
         return self._done()
 
     # --- time --------------------------------------------------------------------------------

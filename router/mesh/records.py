@@ -36,6 +36,9 @@ MAX_RECORD_BYTES = 4 * 1024
 MAX_ROSTER = 2 * MAX_PEERS
 """Names that records may mention. Twice the peers, because dead ones linger for a while."""
 
+MIN_MTU_BYTES = 576
+"""Packets are cut for a peer that takes less than we send, and should not be cut to shreds."""
+
 BROADCAST_SHORT_ID = 0xFFF
 MAX_SHORT_ID = 0xFFE
 
@@ -61,6 +64,8 @@ class Record:
     control: int
     established: int
     outbound: int
+    mtu_bytes: int = 0
+    """The largest packet that its containers take; 0 if it has not said."""
 
     @property
     def links(self) -> int:
@@ -152,6 +157,7 @@ def fingerprint(record: Record, roster: Roster) -> bytes:
             roster.canonical(record.control),
             roster.canonical(record.established),
             roster.canonical(record.outbound),
+            record.mtu_bytes,
         ]
     )
     return hashlib.blake2b(content, digest_size=16).digest()
@@ -175,6 +181,7 @@ class WireRecord(msgspec.Struct, array_like=True, frozen=True):
     """Bit sets over the table of names, little-endian."""
     established: bytes
     outbound: bytes
+    mtu_bytes: int = 0
 
 
 class WireUpdate(msgspec.Struct, array_like=True, frozen=True):
@@ -214,6 +221,7 @@ def encode_update(records: Sequence[Record], roster: Roster) -> bytes:
             move(record.control).to_bytes(length, "little"),
             move(record.established).to_bytes(length, "little"),
             move(record.outbound).to_bytes(length, "little"),
+            record.mtu_bytes,
         )
         for number, record in zip(numbers, records, strict=True)
     ]
@@ -252,6 +260,7 @@ def decode_update(data: bytes, roster: Roster) -> Update:
                 control=control,
                 established=established,
                 outbound=outbound,
+                mtu_bytes=wire_record.mtu_bytes,
             )
         )
     return Update(records, len(wire.records) - len(records))
@@ -263,6 +272,7 @@ def _makes_sense(record: WireRecord, width: int) -> bool:
         and 0 < record.uid < 2**63
         and 0 < record.version <= MAX_VERSION
         and 0 <= record.short_id <= MAX_SHORT_ID
+        and (not record.mtu_bytes or MIN_MTU_BYTES <= record.mtu_bytes < 1 << 16)
         and len(record.nickname) <= MAX_NICKNAME_LENGTH
         and len(record.router_version) <= MAX_ROUTER_VERSION_LENGTH
         and len(record.addresses) <= MAX_ADDRESSES

@@ -36,6 +36,8 @@ class PeerRow:
     route: str
     """One of "direct", "relayed via NICKNAME", "ourself" or "none"."""
     connections: tuple[str, ...]
+    mtu_bytes: int = 0
+    """Of its overlay; 0 if it has not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def peer_row(
         reachable=record.name == ourself or record.name in unicast,
         route=_route_text(record.name, ourself, records, unicast),
         connections=tuple(_link_texts(record, records, roster)),
+        mtu_bytes=record.mtu_bytes,
     )
 
 

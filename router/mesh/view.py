@@ -58,6 +58,7 @@ class View:
         nickname: str,
         version: str,
         short_id: ShortId | None,
+        mtu_bytes: int,
         adopted: Sequence[AdoptedPeer],
         clones: CloneWatch,
         rng: Random,
@@ -96,6 +97,7 @@ class View:
                 control=0,
                 established=0,
                 outbound=0,
+                mtu_bytes=mtu_bytes,
             )
         )
         for peer in adopted:
@@ -131,6 +133,9 @@ class View:
             ),
             now,
         )
+
+    def describe_mtu(self, mtu_bytes: int, now: float) -> None:
+        self._change_ours(replace(self.ours, mtu_bytes=mtu_bytes), now)
 
     def merge(self, update: bytes, source: PeerName, now: float) -> tuple[Learnt, list[ViewEffect]]:
         learnt = self.topology.merge(update)
@@ -287,6 +292,11 @@ class View:
             unicast=self.routes.unicast,
             broadcast=self.routes.broadcast,
             relays=self.routes.relays,
+            mtus_bytes={
+                name: self.records[name].mtu_bytes
+                for name in self.routes.unicast
+                if 0 < self.records[name].mtu_bytes < self.ours.mtu_bytes
+            },
         )
         before, self._told_reachable = self._told_reachable, tuple(self.routes.unicast_all)
         if routes != self._told:

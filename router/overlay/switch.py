@@ -14,7 +14,9 @@ An address which jumps to and fro between hosts is a layer-2 loop outside of us 
 containers with one address). `MacTable.moves` counts, so that status can show it.
 
 To *fast* peers, tunnels of the kernel take the frames of our bridge. What is for everyone has
-reached their bridges already, so it goes to them only where they have to pass it on.
+reached their bridges already, so it goes to them only where they have to pass it on. In turn, a
+peer that has a tunnel to us brings its broadcasts itself, by that or by sleeve. If others relay
+them to us all the same, routes are changing, and the tunnel may have brought them as well.
 """
 
 from collections.abc import Iterable
@@ -46,6 +48,10 @@ DROP_NO_ROUTE = -4
 DROP_HOPS = -5
 """It has been relayed too often: routes are changing, or someone is wrong about them."""
 
+RELAYED_AFTER_S = 1.0
+"""For so long after its end a tunnel counts as there: what it brought may still be on its way by
+others as well."""
+
 REASONS = {
     DROP_LOCAL: "local-to-local",
     DROP_RUNT: "runt-frame",
@@ -66,6 +72,8 @@ class Switch:
         """Destination to next hop."""
         self.broadcast: dict[int, tuple[int, ...]] = {}
         """Source to the neighbours that its broadcasts go on to."""
+        self.mtus_bytes: dict[int, int] = {}
+        """The largest packets that go to destinations which take smaller ones than we may send."""
         self.fast: frozenset[int] = frozenset()
         """Peers that tunnels of the kernel lead to."""
         self.flood_to: tuple[int, ...] = ()
@@ -73,6 +81,10 @@ class Switch:
         self.pass_on_to: tuple[int, ...] = ()
         """Fast neighbours that our own broadcasts go to, only to be passed on."""
         self._relays: frozenset[int] = frozenset()
+        self._tunnels: frozenset[int] = frozenset()
+        """Peers whose broadcasts a tunnel may bring."""
+        self._ended: dict[int, float] = {}
+        """Until when a tunnel that has ended counts."""
 
     def install_routes(
         self, ourself: int, unicast: dict[int, int], broadcast: dict[int, list[int]]
@@ -84,9 +96,15 @@ class Switch:
         self.broadcast = {source: tuple(nexts) for source, nexts in broadcast.items()}
         self._plan_floods()
 
-    def set_fast(self, fast: Iterable[int], relays: Iterable[int]) -> None:
-        """Name the fast peers, and those of them that have to pass our broadcasts on."""
+    def set_fast(
+        self, fast: Iterable[int], relays: Iterable[int], tunnels: Iterable[int], now: float
+    ) -> None:
+        """Name the fast peers, those of them that have to pass our broadcasts on, and all peers
+        with a tunnel to us."""
         self.fast, self._relays = frozenset(fast), frozenset(relays)
+        before, self._tunnels = self._tunnels, frozenset(tunnels)
+        ended = {peer: until for peer, until in self._ended.items() if until > now}
+        self._ended = ended | dict.fromkeys(before - self._tunnels, now + RELAYED_AFTER_S)
         self._plan_floods()
 
     def _plan_floods(self) -> None:
@@ -130,6 +148,10 @@ class Switch:
         if not hops_left:
             return DROP_HOPS
         return self.unicast.get(destination, DROP_NO_ROUTE)
+
+    def may_come_twice(self, source: int, now: float) -> bool:
+        """Whether a broadcast of this peer that another one brings may come by a tunnel as well."""
+        return source in self._tunnels or self._ended.get(source, now) > now
 
     def broadcast_from(self, source: int, hops_left: int) -> tuple[int, ...]:
         """The neighbours that a broadcast of this source goes on to; none if it came too far."""

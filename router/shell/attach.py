@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,13 +215,15 @@ def detach(
     return leaving
 
 
-def set_mtu(facts: AttachmentFacts, mtu_bytes: int) -> None:
+def set_mtu(facts: AttachmentFacts, mtu_bytes: int, before: int) -> None:
     """Both ends; only the host's where the path does not lead to the namespace any more."""
     with explained(f"setting the MTU of {facts.owner}"):
-        set_link_mtu(facts.host_interface, mtu_bytes)
+        set_link_mtu(facts.host_interface, mtu_bytes, before)
         if facts.alive:
             with namespaces.opened(facts.namespace) as descriptor:
-                namespaces.run_inside(descriptor, lambda: set_link_mtu(facts.interface, mtu_bytes))
+                namespaces.run_inside(
+                    descriptor, partial(set_link_mtu, facts.interface, mtu_bytes, before)
+                )
 
 
 def host_interface_name(bridge: str, descriptor: int, interface: str) -> str:

@@ -46,11 +46,12 @@ class Host:
     def ensure_bridge(self, mtu_bytes: int) -> None:
         bridging.ensure_bridge(self.bridge, mtu_bytes)
 
-    def set_mtu(self, mtu_bytes: int) -> None:
-        """Of the bridge and of both ends of each veth. The tap is the datapath's own."""
+    def set_mtu(self, mtu_bytes: int, before: int = 0) -> None:
+        """Of the bridge and of both ends of each veth that is larger, or was as large as the bridge
+        `before`. The tap is the datapath's own."""
         bridging.ensure_bridge(self.bridge, mtu_bytes)
         for facts in self.attachments():
-            attaching.set_mtu(facts, mtu_bytes)
+            attaching.set_mtu(facts, mtu_bytes, before)
 
     def enslave(self, tap: str) -> None:
         bridging.enslave(self.bridge, tap, isolated=True)

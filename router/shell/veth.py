@@ -92,10 +92,10 @@ def addresses_of(interface: str) -> list[IpInterface]:
         return addresses(route, link.index) if link is not None else []
 
 
-def set_link_mtu(name: str, mtu_bytes: int) -> None:
+def set_link_mtu(name: str, mtu_bytes: int, before: int) -> None:
     with netlink() as route:
         link = find_link(route, name)
-        if link is not None and link.mtu_bytes != mtu_bytes:
+        if link is not None and (link.mtu_bytes > mtu_bytes or link.mtu_bytes == before):
             route.link("set", index=link.index, mtu=mtu_bytes)
 
 

@@ -458,14 +458,15 @@ class Inbound:
         now: float,
     ) -> None:
         content_at = INNER_HEADER_BYTES + BROADCAST_HEADER.size
-        only_pass_on = kind & PASS_ON
+        only_pass_on = bool(kind & PASS_ON)
+        relayed = self._tables.forwarders.get(source) is not forwarder
         if only_pass_on:
             kind &= ~PASS_ON
             plaintext = (
                 with_kind(plaintext[:INNER_HEADER_BYTES], kind) + (plaintext[INNER_HEADER_BYTES:])
             )
             # Only the source itself knows what its tunnels brought us.
-            if self._tables.forwarders.get(source) is not forwarder:
+            if relayed:
                 forwarder.drop("malformed")
                 return
         if kind not in (KIND_FRAME, KIND_PARTIAL) or len(plaintext) < content_at:
@@ -482,7 +483,9 @@ class Inbound:
         if not self._tables.switch.may_spread(source, len(neighbours), now):
             forwarder.drop("storm")
             return
-        if not only_pass_on:
+        if relayed and self._tables.switch.may_come_twice(source, now):
+            forwarder.drop("relayed-beside-tunnel")
+        elif not only_pass_on:
             self._deliver(forwarder, source, kind, plaintext, content_at, now)
         if not neighbours:
             return

@@ -112,12 +112,16 @@ class InstallRoutes(msgspec.Struct, frozen=True, tag=True):
     """Source, ourself included, to the neighbours its broadcasts go on to."""
     short_ids: dict[int, str]
     """Every short id used above to its peer's name."""
+    mtus_bytes: dict[int, int] = {}
+    """Destination to the largest packet that its containers take, where that is less than here."""
 
 
 class SetMtu(msgspec.Struct, frozen=True, tag=True):
     """The overlay MTU in force on this host: the TAP's, and what DF packets are held against."""
 
     mtu_bytes: int
+    underlay_mtu_bytes: int = 0
+    """What the path to a peer may carry at most; 0: as before."""
 
 
 class ForgetMacs(msgspec.Struct, frozen=True, tag=True):
@@ -140,6 +144,9 @@ class SetFastPeers(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     relays: list[int]
     """Those of `fast` that have to pass our broadcasts on. These still get them, but not for
     their own bridge."""
+    tunnels: list[int] = []
+    """Peers that may send us frames by a tunnel. What others relay of their broadcasts is not for
+    our bridge."""
     learn: dict[int, list[str]]
     """Short id to addresses that are known to be behind it: at most `MAX_FAST_MACS` in all."""
 

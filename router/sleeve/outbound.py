@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from random import Random
 
 from router.overlay.icmp import too_big_answer
+from router.overlay.ipv4 import fragments
 from router.overlay.switch import REASONS
 from router.sleeve.format import (
     BROADCAST_HEADER,
@@ -123,6 +124,10 @@ class Outbound:
         self, forwarder: Forwarder, destination: int, frame: memoryview, hint: bytes
     ) -> None:
         length = len(frame)
+        mtu_bytes = self._tables.switch.mtus_bytes.get(destination)
+        if mtu_bytes is not None and length - ETHERNET_HEADER_BYTES > mtu_bytes:
+            self._send_smaller(forwarder, destination, frame, hint, mtu_bytes)
+            return
         room = forwarder.plaintext_room()
         if self._bundling and (INNER_HEADER_BYTES + BUNDLE_ENTRY_BYTES + length) * 2 <= room:
             bundle = self._bundles.get(destination)
@@ -133,8 +138,9 @@ class Outbound:
             bundle.size_bytes += BUNDLE_ENTRY_BYTES + length
             return
         self._send_bundle(destination)
-        if length - ETHERNET_HEADER_BYTES > forwarder.session.overlay_mtu_bytes and (
-            self._answer_too_big(forwarder, frame)
+        path_bytes = forwarder.session.overlay_mtu_bytes
+        if length - ETHERNET_HEADER_BYTES > path_bytes and (
+            self._answer_too_big(forwarder, frame, path_bytes)
         ):
             return
         forwarder.send_record(self._frame_record(destination, frame, hint))
@@ -150,9 +156,16 @@ class Outbound:
     ) -> None:
         self._send_bundle(destination)
         segment_bytes = cut.header_bytes + cut.gso_size
-        session = forwarder.session
-        if segment_bytes - ETHERNET_HEADER_BYTES > session.overlay_mtu_bytes and (
-            self._answer_too_big(forwarder, frame)
+        mtu_bytes = self._tables.switch.mtus_bytes.get(destination)
+        if mtu_bytes is not None and segment_bytes - ETHERNET_HEADER_BYTES > mtu_bytes:
+            hint = self._cut_hint(cut)
+            if not self._answer_too_big(forwarder, frame, mtu_bytes):
+                for segment in self._segments(frame, cut):
+                    self._send_frame(forwarder, destination, memoryview(segment), hint)
+            return
+        path_bytes = forwarder.session.overlay_mtu_bytes
+        if segment_bytes - ETHERNET_HEADER_BYTES > path_bytes and (
+            self._answer_too_big(forwarder, frame, path_bytes)
         ):
             return
         if forwarder.takes_large(cut):
@@ -161,6 +174,25 @@ class Outbound:
             return
         for segment in self._segments(frame, cut):
             forwarder.send_record(self._frame_record(destination, segment, self._cut_hint(cut)))
+
+    def _send_smaller(
+        self,
+        forwarder: Forwarder,
+        destination: int,
+        frame: memoryview,
+        hint: bytes,
+        mtu_bytes: int,
+    ) -> None:
+        """To containers that take only smaller packets: their bridge would drop this in silence."""
+        self._send_bundle(destination)
+        path_bytes = forwarder.session.overlay_mtu_bytes
+        if self._answer_too_big(forwarder, frame, min(mtu_bytes, path_bytes)):
+            return
+        if hint != NO_HINT:
+            frame = self._completed(frame, hint[0] << 1, hint[1])
+        pieces: Sequence[bytes | memoryview] = fragments(frame, mtu_bytes) or (frame,)
+        for piece in pieces:
+            forwarder.send_record(self._frame_record(destination, piece, NO_HINT))
 
     def _flood(self, frame: memoryview, hint: bytes, cut: Cut | None) -> None:
         """To everyone, along our own broadcast tree. Segments of large frames travel singly."""
@@ -215,9 +247,9 @@ class Outbound:
         frame = memoryview(entry)[BUNDLE_ENTRY_BYTES:]
         forwarder.send_record(self._frame_record(destination, frame, entry[2:BUNDLE_ENTRY_BYTES]))
 
-    def _answer_too_big(self, forwarder: Forwarder, frame: memoryview) -> bool:
+    def _answer_too_big(self, forwarder: Forwarder, frame: memoryview, mtu_bytes: int) -> bool:
         """Tell the container that sent this, if it can be told, and drop the frame then."""
-        answer = too_big_answer(frame, forwarder.session.overlay_mtu_bytes)
+        answer = too_big_answer(frame, mtu_bytes)
         if answer is None:
             return False
         forwarder.drop("too-big-for-path")

@@ -295,6 +295,13 @@ class Session:
         self._reschedule()
         return effects
 
+    def set_underlay_mtu(self, underlay_mtu_bytes: int, now: float) -> None:
+        self._sizes.set_underlay_mtu(underlay_mtu_bytes)
+        if self._keying.in_use is not None:
+            self._sizes.path.start(now)
+        self._fit_datagrams_to_path()
+        self._reschedule()
+
     def _confirm(self, generation: Generation, now: float) -> list[SessionEffect]:
         if not self._keying.confirm(generation, now):
             return []

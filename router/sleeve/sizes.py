@@ -19,6 +19,10 @@ class Sizes:
         self.overlay_mtu_bytes = overlay_mtu_of(underlay_mtu_bytes)
         """As probed; while that is not known, what the underlay's MTU promises."""
 
+    def set_underlay_mtu(self, underlay_mtu_bytes: int) -> None:
+        """Begin anew with what this host's interface takes now."""
+        self.path = PathMtu(underlay_mtu_bytes)
+
     def payload_bytes(self, endpoint: Endpoint) -> int:
         """The UDP payload to keep within. Small at first: until a size is known to pass, frames
         are better fragmented than lost."""

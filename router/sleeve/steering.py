@@ -140,9 +140,11 @@ class Steering:
             case InstallRoutes():
                 self._routes = message
                 self._switch.install_routes(message.ourself, message.unicast, message.broadcast)
+                self._switch.mtus_bytes = dict(message.mtus_bytes)
                 self._name_forwarders()
-            case SetMtu(mtu_bytes=mtu_bytes):
-                self._set_mtu(mtu_bytes)
+            case SetMtu():
+                self._set_mtu(message.mtu_bytes)
+                self._set_underlay_mtu(message.underlay_mtu_bytes, now)
             case ForgetMacs(short_id=short_id):
                 self._switch.macs.forget(short_id)
             case SetFastPeers():
@@ -210,7 +212,7 @@ class Steering:
 
     def _set_fast(self, message: SetFastPeers, now: float) -> None:
         switch = self._switch
-        switch.set_fast(message.fast, message.relays)
+        switch.set_fast(message.fast, message.relays, message.tunnels, now)
         for short_id, macs in message.learn.items():
             for mac in macs:
                 switch.learn_behind(_octets(mac), short_id, now)
@@ -245,6 +247,14 @@ class Steering:
             self._engine.drop("mtu-refused")
             return
         self._mtu_bytes = mtu_bytes
+
+    def _set_underlay_mtu(self, underlay_mtu_bytes: int, now: float) -> None:
+        if underlay_mtu_bytes in (0, self._underlay_mtu_bytes):
+            return
+        self._underlay_mtu_bytes = underlay_mtu_bytes
+        for forwarder in self._forwarders.values():
+            forwarder.session.set_underlay_mtu(underlay_mtu_bytes, now)
+            self._schedule(forwarder.session)
 
     def _new_index(self) -> int:
         while True:

@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--rare", default="", choices=["", *RARE_KINDS], help="end each with this")
     parser.add_argument("--size", default="", choices=["", *SIZES], help="of the worlds")
     parser.add_argument("--hours", type=float, default=0.0, help="three peers live for so long")
+    parser.add_argument("--overlay", default="", choices=["", "sleeve", "fast"])
     parser.add_argument("--trace", action="store_true", help="print all that happens")
     parser.add_argument("--no-shrink", action="store_true")
     arguments = parser.parse_args()
@@ -107,7 +108,13 @@ def _results(seeds: Sequence[int], arguments: argparse.Namespace) -> Iterator[Re
 
 def _plan(seed: int, arguments: argparse.Namespace) -> Plan:
     return draw_plan(
-        seed, arguments.peers, arguments.events, arguments.rare, arguments.size, arguments.hours
+        seed,
+        arguments.peers,
+        arguments.events,
+        arguments.rare,
+        arguments.size,
+        arguments.hours,
+        arguments.overlay,
     )
 
 

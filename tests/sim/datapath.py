@@ -7,30 +7,35 @@ broadcasts. Cryptography, sizes and speed are left out. It outlives the router.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from router.overlay.broadcast import BroadcastFilter
 from router.overlay.mac_table import MacTable
+from router.overlay.strays import Strays
 from router.overlay.switch import DELIVER, Switch
 from router.sleeve.format import BROADCAST_SHORT_ID, MAX_HOPS
 from router.sleeve.messages import (
     SESSION_DEAD_S,
     Epoch,
+    FastPeersSet,
     ForgetMacs,
     FromDatapath,
     InstallEpoch,
     InstallRoutes,
+    MacsOnTap,
     RemoveSession,
     Report,
     SessionDown,
     SessionReport,
     SessionUp,
+    SetFastPeers,
     SetMtu,
     Shutdown,
     Snapshot,
     ToDatapath,
 )
+from router.sleeve.steering import FAST_MAC_AGE_S, HOUSEKEEPING_S
 from tests.sim.network import PORT
 
 if TYPE_CHECKING:
@@ -50,6 +55,9 @@ class Frame:
     boot_nonce: int
     sequence: int
     source_mac: bytes
+    destination_mac: bytes
+    only_pass_on: bool = False
+    """The receiver's bridge has it by a tunnel."""
 
 
 @dataclass
@@ -81,6 +89,8 @@ class Datapath:
         self._boot_nonce = self._rng.getrandbits(32)
         self._sequence = 0
         self._by_short_id: dict[int, Session] = {}
+        self._strays = Strays()
+        self._housekeeping_at = self._world.now + HOUSEKEEPING_S
         self._world.later(PROBE_S * self._rng.random(), self._tick)
 
     # --- from and to the router --------------------------------------------------------------
@@ -108,6 +118,8 @@ class Datapath:
                 self._name_sessions()
             case ForgetMacs(short_id=short_id):
                 self.switch.macs.forget(short_id)
+            case SetFastPeers():
+                self._set_fast(message)
             case Report():
                 self._tell(self.snapshot())
             case SetMtu() | Shutdown():
@@ -129,6 +141,7 @@ class Datapath:
             macs=[],
             mac_count=len(self.switch.macs),
             drops=[],
+            fast=sorted(self.switch.fast),
         )
 
     def _report(self, session: Session) -> SessionReport:
@@ -151,6 +164,17 @@ class Datapath:
             drops=[],
         )
 
+    def _set_fast(self, message: SetFastPeers) -> None:
+        switch, now = self.switch, self._world.now
+        switch.set_fast(message.fast, message.relays, message.tunnels, now)
+        for short_id, macs in message.learn.items():
+            for mac in macs:
+                switch.learn_behind(_octets(mac), short_id, now)
+        behind: dict[int, list[str]] = {}
+        for octets, short_id, _ in switch.macs.behind(switch.fast):
+            behind.setdefault(short_id, []).append(octets.hex(":"))
+        self._tell(FastPeersSet(message.generation, behind))
+
     def _tell(self, message: FromDatapath) -> None:
         """The socket takes a moment, and loses nothing as long as both ends live."""
         self._world.later(0.0002, self._told, self.host.run, message)
@@ -172,6 +196,11 @@ class Datapath:
                 self._tell(SessionDown(session.peer, session.reason))
             for epoch in session.epochs[-1:] if session.up else reversed(session.epochs):
                 self._probe(session, epoch)
+        if self.switch.fast and now >= self._housekeeping_at:
+            self._housekeeping_at = now + HOUSEKEEPING_S
+            macs = self.switch.macs
+            behind = list(macs.behind(self.switch.fast))
+            macs.drop(mac for mac, _, seen_at in behind if now - seen_at >= FAST_MAC_AGE_S)
         self._world.later(PROBE_S, self._tick)
 
     def _probe_later(self, session: Session, epoch: Epoch) -> None:
@@ -250,11 +279,22 @@ class Datapath:
             self._boot_nonce,
             self._sequence,
             source_mac,
+            destination_mac,
         )
         if destination == BROADCAST_SHORT_ID:
-            for neighbour in switch.broadcast_from(switch.ourself, MAX_HOPS):
+            for neighbour in switch.flood_to:
                 self._pass_on(neighbour, frame)
-        elif destination in switch.unicast:
+            for neighbour in switch.pass_on_to:
+                self._pass_on(neighbour, replace(frame, only_pass_on=True))
+            return
+        if destination in switch.fast:
+            self._strays.note(destination_mac, destination, now)
+            taken = self._strays.take()
+            if taken:
+                self._tell(
+                    MacsOnTap({to: [mac.hex(":") for mac in macs] for to, macs in taken.items()})
+                )
+        if destination in switch.unicast:
             self._pass_on(switch.unicast[destination], frame)
 
     def _pass_on(self, neighbour: int, frame: Frame) -> None:
@@ -270,15 +310,7 @@ class Datapath:
             return
         sender, _ = found
         switch, now = self.switch, self._world.now
-        onward = Frame(
-            frame.number,
-            frame.source,
-            frame.destination,
-            max(0, frame.hops_left - 1),
-            frame.boot_nonce,
-            frame.sequence,
-            frame.source_mac,
-        )
+        onward = replace(frame, hops_left=max(0, frame.hops_left - 1), only_pass_on=False)
         if frame.destination != BROADCAST_SHORT_ID:
             next_hop = switch.from_peer(frame.source, frame.destination, frame.hops_left)
             if next_hop == DELIVER:
@@ -286,15 +318,23 @@ class Datapath:
             elif next_hop > 0:
                 self._pass_on(next_hop, onward)
             return
+        relayed = self._by_short_id.get(frame.source) is not sender
+        if frame.only_pass_on and relayed:
+            return
         if frame.source == switch.ourself or not self._broadcasts.accept(
             frame.source, frame.boot_nonce, frame.sequence, now
         ):
             return
-        self._deliver(frame)
+        if not frame.only_pass_on and not (relayed and switch.may_come_twice(frame.source, now)):
+            self._deliver(frame)
         for neighbour in switch.broadcast_from(frame.source, frame.hops_left):
             if self._by_short_id.get(neighbour) is not sender:
                 self._pass_on(neighbour, onward)
 
     def _deliver(self, frame: Frame) -> None:
         self.switch.learn_behind(frame.source_mac, frame.source, self._world.now)
-        self.host.frame_delivered(frame.number)
+        self.host.frame_from_overlay(frame.number, frame.destination_mac, frame.source_mac)
+
+
+def _octets(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))

@@ -14,6 +14,7 @@ from router.mesh.effects import Dial, LinkId
 from tests.sim.world import World
 
 if TYPE_CHECKING:
+    from tests.sim.kernel import Kernel
     from tests.sim.peers import Host
 
 DIAL_TIMEOUT_S = 5.0
@@ -61,6 +62,8 @@ class Network:
         self._high_water_bytes = high_water_bytes
         self._blocked: dict[tuple[int, int], int] = {}
         self._udp_blocked: dict[tuple[int, int], int] = {}
+        self._vxlan_blocked: dict[tuple[int, int], int] = {}
+        self._vxlan_rng = world.random("vxlan")
         self._hosts: dict[str, Host] = {}
         self._ends: dict[int, dict[int, End]] = {}
         self._ends_by_number: dict[int, End] = {}
@@ -78,6 +81,16 @@ class Network:
         return self.is_open(giver, taker) and not self._udp_blocked.get(
             (giver.number, taker.number)
         )
+
+    def vxlan_is_open(self, giver: "Host", taker: "Host") -> bool:
+        return self.is_open(giver, taker) and not self._vxlan_blocked.get(
+            (giver.number, taker.number)
+        )
+
+    def block_vxlan(self, giver: int, taker: int, count: int = 1) -> None:
+        """UDP 6784 alone; with a negative count, as if it had not been."""
+        pair = giver, taker
+        self._vxlan_blocked[pair] = self._vxlan_blocked.get(pair, 0) + count
 
     def block(self, giver: int, taker: int) -> None:
         self._blocked[giver, taker] = self._blocked.get((giver, taker), 0) + 1
@@ -110,6 +123,21 @@ class Network:
     def _datagram(self, giver: "Host", taker: "Host", arrive: Callable[["Host"], None]) -> None:
         if taker.powered and self.udp_is_open(giver, taker):
             arrive(taker)
+
+    def send_vxlan(
+        self, giver: "Host", address: str, arrive: Callable[["Kernel", str], None]
+    ) -> None:
+        """`arrive` is called with the kernel of whoever has this address, and the giver's."""
+        rng = self._vxlan_rng
+        taker = self._hosts.get(address)
+        if taker is None or rng.random() < self.udp_loss:
+            return
+        delay_s = self._latency_s * (0.5 + rng.random())
+        self._world.later(delay_s, self._vxlan, giver, taker, arrive)
+
+    def _vxlan(self, giver: "Host", taker: "Host", arrive: Callable[["Kernel", str], None]) -> None:
+        if taker.powered and taker.kernel is not None and self.vxlan_is_open(giver, taker):
+            arrive(taker.kernel, giver.address)
 
     # --- TCP: dialling -----------------------------------------------------------------------
 

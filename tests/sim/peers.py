@@ -8,8 +8,19 @@ any of them. Containers are what the whole is for: they live on when a router di
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_network
 
+from fastdp.core.effects import (
+    Arrange,
+    Carry,
+    Point,
+    ReadMacs,
+    Retire,
+    SendHeartbeat,
+    Tunnel,
+)
+from fastdp.core.paths import FastPaths
+from fastdp.core.policy import Mode, Policy
 from ipam.core.effects import AnswerRequest, IpamEffect, Persist, RunningAddress
 from ipam.core.election import InitMode
 from ipam.core.ipam import Ipam
@@ -21,12 +32,14 @@ from router.sleeve.negotiation import Negotiator, TellDatapath
 from tests.sim.checkers import Checkers
 from tests.sim.datapath import Datapath
 from tests.sim.disk import Disk
+from tests.sim.kernel import TAP, Driver, Input, Kernel
 from tests.sim.network import PORT, End, Network
 from tests.sim.world import World
 from weavepy.base.effects import LogLine
 from weavepy.base.names import PeerName, PeerUid, ShortId
 from weavepy.daemon.node import Node, WorldEffect
 
+UNDERLAY = ip_network("10.0.0.0/8")
 SECRET = b"secret of simulated meshes......"
 MIN_SLEEP_S = 0.001
 """As in `weavepy.daemon.clock`."""
@@ -53,6 +66,8 @@ class Settings:
     knows_owners: bool = False
     """Whether a starting router is told which attachments still exist."""
     first_short_id: int = 0
+    fastdp: Mode | None = None
+    """None: this host's frames go straight to its datapath, as if there were no bridge."""
 
 
 @dataclass
@@ -89,6 +104,8 @@ class Host:
         self.disk = Disk(world.random(f"disk {number}"))
         self.node: Node | None = None
         self.datapath: Datapath | None = None
+        self.kernel = self._new_kernel()
+        self.driver: Driver | None = None
         self.powered = True
         self.run = 0
         self.identities = 0
@@ -120,7 +137,11 @@ class Host:
         self._datapaths = 0
         self._leaving = False
         self._in_input = False
+        self.on_path_change: Callable[[Host], None] = lambda host: None
         network.add(self)
+
+    def _new_kernel(self) -> Kernel | None:
+        return None if self.settings.fastdp is None else Kernel(self)
 
     def _new_identity(self) -> Identity:
         self.identities += 1
@@ -148,6 +169,16 @@ class Host:
     @property
     def ipam(self) -> Ipam | None:
         return None if self.node is None else self.node.ipam
+
+    @property
+    def mac(self) -> bytes:
+        """Of the one container that frames come from."""
+        return bytes([2, 0, 0, 0, 0, self.number])
+
+    @property
+    def lives(self) -> tuple[int, int]:
+        """Of the router and of the datapath."""
+        return self.run, self._datapaths
 
     @property
     def leaving(self) -> bool:
@@ -205,7 +236,8 @@ class Host:
             draw_ephemeral=lambda: keys.randbytes(32),
         )
         self._checkers.watch_mesh(self, mesh)
-        self.node = Node(mesh, ipam, Negotiator(snapshot.sessions, rng), self)
+        negotiator = Negotiator(snapshot.sessions, rng)
+        self.node = Node(mesh, ipam, negotiator, self, self._fast_paths())
         self.trace(f"router starts, run {self.run}, {len(self.containers)} containers")
         self._checkers.router_started(self)
         running = [
@@ -224,6 +256,20 @@ class Host:
         self._guarded(begin)
         for owner in journal:
             self.release(owner)
+
+    def _fast_paths(self) -> FastPaths | None:
+        kernel, mode = self.kernel, self.settings.fastdp
+        if kernel is None or mode is None:
+            return None
+        policy = Policy(mode, encrypted=True, trusted=(UNDERLAY,))
+        if not policy.enabled:
+            kernel.remove_all()
+        self.driver = Driver(self, kernel)
+        adopted = self.driver.adopt()
+        rng = self.world.random(f"fast path {self.number} {self.run}")
+        return FastPaths(
+            rng, self.now, policy=policy, mtu_bytes=1400, ourself=self.name, adopted=adopted
+        )
 
     def _start_datapath(self) -> None:
         self._datapaths += 1
@@ -253,6 +299,8 @@ class Host:
             self._end_router()
         if not keep_datapath:
             self._end_datapath()
+            if self.kernel is not None:
+                self.kernel.remove_all()
 
     def power_off(self) -> None:
         if not self.powered:
@@ -265,6 +313,7 @@ class Host:
             self.network.vanish(end)
         self.links.clear()
         self._end_datapath()
+        self.kernel = self._new_kernel()
         for owner in list(self.containers):
             self._container_gone(owner)
         self.clock_offset = self.world.rng.uniform(0.0, 1e5)
@@ -294,6 +343,8 @@ class Host:
         if self.datapath is not None:
             self.datapath.alive = False
             self.datapath = None
+            if self.kernel is not None:
+                self.kernel.flush(TAP)
 
     def _end_router(self) -> None:
         """Whatever was under way in the process ends with it."""
@@ -446,6 +497,13 @@ class Host:
         node = self._node()
         self.trace(f"datapath: {type(message).__name__} {getattr(message, 'peer', '')}")
         self._guarded(lambda: node.handle_datapath(message, self.now))
+
+    def fast_input(self, tell: Input) -> None:
+        """The driver, or a heartbeat, has something for the fast path."""
+        node = self._node()
+        paths = node.paths
+        if paths is not None:
+            self._guarded(lambda: node.run(tell(paths, self.now), self.now))
 
     def _datapath_lost(self) -> None:
         node = self._node()
@@ -623,13 +681,45 @@ class Host:
                 self.trace(f"to datapath: {type(message).__name__}")
                 if self.datapath is not None:
                     self.datapath.handle_message(message)
+            case Arrange() | ReadMacs() | Carry() | Retire() | Point() | SendHeartbeat():
+                assert self.driver is not None
+                self.driver.perform(effect)
             case RememberTargets(targets=targets):
                 self.disk.remember(targets)
             case LogLine(level=level, message=text, fields=fields):
                 self.trace(f"log {level}: {text} {dict(fields)}")
 
+    # --- frames ------------------------------------------------------------------------------
+
+    def send_frame(self, number: int, destination: bytes) -> None:
+        """From its container."""
+        if self.kernel is not None:
+            if self.powered:
+                self.kernel.frame_from_container(number, destination, self.mac)
+        elif self.datapath is not None:
+            self.datapath.frame_from_bridge(number, destination, self.mac)
+
+    def frame_from_overlay(self, number: int, destination: bytes, source: bytes) -> None:
+        if self.kernel is not None:
+            self.kernel.frame_from_tap(number, destination, source)
+        else:
+            self.frame_delivered(number)
+
     def frame_delivered(self, number: int) -> None:
         self._checkers.frame_delivered(self, number)
+
+    def address_unknown(self, number: int) -> None:
+        """Its bridge floods a frame for one host. The datapath may learn, while the frame waits
+        in the TAP's queue, whom it is for, and send it there as well."""
+        self._checkers.excused_frames[number] = None
+
+    def path_changes(self) -> None:
+        """A tunnel of this host is about to carry, or not to: when frames go wrong, if ever."""
+        self.on_path_change(self)
+
+    def tunnel_removed(self, tunnel: Tunnel, carrying: bool) -> None:
+        if carrying:
+            self._checkers.fail(f"{self.label} removes the tunnel to {tunnel.peer} as it carries")
 
 
 def _adopted(snapshot: Snapshot) -> tuple[AdoptedPeer, ...]:

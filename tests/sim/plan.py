@@ -7,6 +7,8 @@ may be left out and the rest still makes sense. That is what makes a failing pla
 from dataclasses import dataclass, replace
 from random import Random
 
+from fastdp.core.policy import Mode
+
 FAULT_KINDS = {
     "cut": 8,
     "cut-one-way": 5,
@@ -41,6 +43,23 @@ is drawn is in `TAKE_OVER_CHANCE`."""
 
 TAKE_OVER_CHANCE = 0.06
 TAKE_OVER_S = 22.0
+
+FAST_FAULT_KINDS = {
+    "cut-vxlan": 6,
+    "cut-vxlan-one-way": 5,
+    "device-error": 3,
+    "device-deleted": 3,
+    "slow-driver": 2,
+}
+"""More faults, where there is a fast path."""
+
+FAST_CHANCE = 0.2
+FAST_MORE_S = 8.0
+"""A plan with tunnels is longer by that: they need some seconds before they carry."""
+FAST_FROM_S = 4.0
+FAST_DURATIONS_S = (0.5, 2.0, 7.0, 7.0, 12.0)
+SLEEVE_ONLY_CHANCE = 0.15
+"""Of a host in a mesh with a fast path."""
 
 WORK_KINDS = {"attach": 24, "attach-again": 3, "detach": 12, "claim": 5, "prime": 1, "frame": 6}
 
@@ -164,6 +183,8 @@ class Plan:
     steps: tuple[Step, ...]
     replay: str
     """What to type to see it again."""
+    fastdp: tuple[Mode, ...] = ()
+    """Of each host; empty: the whole mesh is without."""
 
     @property
     def full_mesh(self) -> bool:
@@ -183,14 +204,17 @@ def draw_plan(
     rare: str = "",
     size: str = "",
     hours: float = 0.0,
+    overlay: str = "",
 ) -> Plan:
     """What is given replaces what the seed says: `rare` is one of `RARE_KINDS`, `size` of `SIZES`,
-    and with `hours` three peers live for so long.
+    with `hours` three peers live for so long, and `overlay` ("sleeve" or "fast") says whether
+    there is a fast path.
 
     By itself, every fiftieth seed is a large world.
     """
     replay = f"python -m tests.sim --seed {seed}"
     given = {"peers": peers, "events": work, "rare": rare, "size": size, "hours": hours}
+    given["overlay"] = overlay
     for option, value in given.items():
         replay += f" --{option} {value}" if value else ""
     rng = Random(f"{seed} plan")
@@ -198,11 +222,19 @@ def draw_plan(
     count = peers or rng.choice(bounds.peers)
     initial = max(2, count - rng.choice((0, 0, 1, 2)))
     faults_s = rng.uniform(*bounds.faults_s)
+    fast_rng = Random(f"{seed} fast")
+    is_fast = overlay == "fast" if overlay else fast_rng.random() < FAST_CHANCE
+    fastdp: tuple[Mode, ...] = ()
+    fast_steps: list[Step] = []
+    if is_fast:
+        faults_s += FAST_MORE_S
+        fastdp, fast_steps = _draw_fast(fast_rng, bounds, count, faults_s)
     unreachable = _draw_unreachable(rng, count) if rng.random() < 0.2 else ()
     discovery = rng.random() < 0.85
     steps = [
         *_draw_work(rng, bounds, count, faults_s, work),
         *_draw_faults(rng, bounds, count, faults_s),
+        *fast_steps,
     ]
     if rng.random() < 0.4:
         steps += _all_at_once(count, rng.uniform(*bounds.rush_at))
@@ -236,6 +268,7 @@ def draw_plan(
         used_up_at_end=seed % bounds.used_up_every == 0,
         steps=tuple(sorted(steps)),
         replay=f"{replay} --trace",
+        fastdp=fastdp,
     )
 
 
@@ -290,6 +323,27 @@ def _draw_faults(rng: Random, bounds: Bounds, count: int, faults_s: float) -> li
             number = rng.choice((0, 1, 2, 3, 5, 8, 13, 30, 80))
         steps.append(Step(rng.uniform(1.0, faults_s), kind, host, other, duration_s, number))
     return steps
+
+
+def _draw_fast(
+    rng: Random, bounds: Bounds, count: int, faults_s: float
+) -> tuple[tuple[Mode, ...], list[Step]]:
+    """Who has a fast path, and what befalls it. Drawn last, so that all else stays as it was."""
+    modes: list[Mode] = [
+        "off" if rng.random() < SLEEVE_ONLY_CHANCE else "vxlan" for _ in range(count)
+    ]
+    steps = []
+    for number in range(rng.randrange(*bounds.faults)):
+        host = rng.randrange(count)
+        other = (host + rng.randrange(1, count)) % count
+        duration_s = rng.choice(FAST_DURATIONS_S) * rng.uniform(0.5, 1.5)
+        kind = _weighted(rng, FAST_FAULT_KINDS)
+        at = rng.uniform(FAST_FROM_S, faults_s)
+        steps.append(Step(at, kind, host, other, duration_s, number))
+    for _ in range(int(2 * faults_s)):
+        host = rng.randrange(count)
+        steps.append(Step(rng.uniform(1.0, faults_s), "frame", host, rng.randrange(count)))
+    return tuple(modes), steps
 
 
 def _weighted(rng: Random, weights: dict[str, int]) -> str:

@@ -12,6 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+from fastdp.core import paths
+from fastdp.core.choice import Choice
+from fastdp.core.effects import AdoptedTunnel
+from fastdp.core.health import Health
+from fastdp.core.path import Path
+from fastdp.core.paths import FastPaths
 from ipam.core import consent
 from ipam.core.allocator import Allocator
 from ipam.core.compactor import Compactor
@@ -32,6 +38,7 @@ from router.mesh.links import Links
 from router.mesh.neighbours import Neighbour, Verdict
 from router.mesh.topology import Topology
 from router.overlay.broadcast import BroadcastFilter
+from router.overlay.switch import Switch
 from router.sleeve.negotiation import Negotiator
 from tests.ipam.core import test_compactor, test_fences, test_merging, test_paxos, test_ring
 from tests.router.mesh import test_connection, test_mesh, test_routes
@@ -53,6 +60,7 @@ class Sabotage:
     """A step that each plan is to end with."""
     size: str = ""
     """Of the worlds, if only some can show it."""
+    overlay: str = "sleeve"
     first_seed: int = FIRST_SEED
     """Where the hunt begins. Some need a rare coincidence, and a seed that has it is known."""
     found_by: Callable[[], None] | None = None
@@ -380,6 +388,56 @@ def merging_without_all_owners() -> Sequence[Any]:
     return [patch.object(Compactor, "_reaches_all_owners", lambda compactor: True)]
 
 
+def tunnel_given_up_without_draining() -> Sequence[Any]:
+    """The datapath begins to send what it still finds in the TAP's queue."""
+    return [patch.object(paths, "DRAIN_S", 0.0)]
+
+
+def dead_tunnels_are_believed() -> Sequence[Any]:
+    return [patch.object(Health, "is_dead", lambda health, now: False)]
+
+
+def our_own_heartbeats_need_no_answer() -> Sequence[Any]:
+    return [patch.object(Health, "is_heard", lambda health, now: True)]
+
+
+def one_offer_per_peer() -> Sequence[Any]:
+    """A peer whose router was restarted never hears our token."""
+    offer_to = Choice.offer_to
+    told: set[tuple[int, str]] = set()
+
+    def offer(choice: Choice, path: Path, now: float) -> list[Any]:
+        key = id(choice), path.peer
+        effects = [] if key in told else offer_to(choice, path, now)
+        if effects:
+            told.add(key)
+        return effects
+
+    return [patch.object(Choice, "offer_to", offer)]
+
+
+def adopted_tunnels_are_taken_for_idle() -> Sequence[Any]:
+    adopt = FastPaths._adopt
+
+    def adopted(paths: FastPaths, found: AdoptedTunnel, now: float) -> None:
+        adopt(paths, replace(found, carrying=False), now)
+
+    return [patch.object(FastPaths, "_adopt", adopted)]
+
+
+def relayed_copies_are_delivered() -> Sequence[Any]:
+    return [patch.object(Switch, "may_come_twice", lambda switch, source, now: False)]
+
+
+def silent_tunnels_are_not_noticed() -> Sequence[Any]:
+    arranged = FastPaths.handle_arranged
+
+    def deaf(paths: FastPaths, errors: Any, error: str, now: float, silent: Any = ()) -> Any:
+        return arranged(paths, errors, error, now)
+
+    return [patch.object(FastPaths, "handle_arranged", deaf)]
+
+
 SABOTAGES = (
     Sabotage("persist after send", persist_after_sending),
     Sabotage("the ring is not persisted", not_persisting_the_ring),
@@ -477,6 +535,13 @@ SABOTAGES = (
         merging_without_all_owners,
         found_by=test_compactor.test_a_taker_that_has_not_heard_what_a_dead_peer_merged_leaves_no_gap,
     ),
+    Sabotage("no draining", tunnel_given_up_without_draining, overlay="fast"),
+    Sabotage("dead tunnels are believed", dead_tunnels_are_believed, overlay="fast"),
+    Sabotage("heartbeats need no answer", our_own_heartbeats_need_no_answer, overlay="fast"),
+    Sabotage("one offer per peer", one_offer_per_peer, overlay="fast"),
+    Sabotage("adopted tunnels taken for idle", adopted_tunnels_are_taken_for_idle, overlay="fast"),
+    Sabotage("relayed copies are delivered", relayed_copies_are_delivered, overlay="fast"),
+    Sabotage("silent tunnels are not noticed", silent_tunnels_are_not_noticed, overlay="fast"),
 )
 
 
@@ -501,7 +566,12 @@ def hunt(sabotage: Sabotage, max_seeds: int = MAX_SEEDS) -> tuple[int, str]:
                 return 1, f"found by {sabotage.found_by.__name__}"
         return 0, ""
     for tried in range(1, max_seeds + 1):
-        plan = draw_plan(sabotage.first_seed + tried, rare=sabotage.rare, size=sabotage.size)
+        plan = draw_plan(
+            sabotage.first_seed + tried,
+            rare=sabotage.rare,
+            size=sabotage.size,
+            overlay=sabotage.overlay,
+        )
         with applied(sabotage):
             result = run_plan(plan)
         if result.failure and not run_plan(plan).failure:

@@ -23,10 +23,10 @@ AT_A_TIME = 20
 
 def kept_seeds() -> list[Plan]:
     lines = (HERE / "seeds.txt").read_text().splitlines()
-    fields = [line.split()[:3] for line in lines if line and not line.startswith("#")]
+    fields = [line.split()[:4] for line in lines if line and not line.startswith("#")]
     return [
-        draw_plan(int(seed), rare=rare.strip("-"), size=size.strip("-"))
-        for seed, rare, size in fields
+        draw_plan(int(seed), rare=rare.strip("-"), size=size.strip("-"), overlay=overlay)
+        for seed, rare, size, overlay in fields
     ]
 
 

@@ -23,7 +23,7 @@ class World:
         self.seed = seed
         self.rng = Random(f"{seed} world")
         self._tell = tell
-        self._queue: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
+        self._queue: list[tuple[float, int, Callable[..., object], tuple[object, ...]]] = []
         self._order = count()
 
     @property
@@ -38,10 +38,10 @@ class World:
         if self._tell is not None:
             self._tell(f"{self.now:12.6f} {who:<5} {what}")
 
-    def at(self, when: float, action: Callable[..., None], *arguments: object) -> None:
+    def at(self, when: float, action: Callable[..., object], *arguments: object) -> None:
         heapq.heappush(self._queue, (max(when, self.now), next(self._order), action, arguments))
 
-    def later(self, delay_s: float, action: Callable[..., None], *arguments: object) -> None:
+    def later(self, delay_s: float, action: Callable[..., object], *arguments: object) -> None:
         heapq.heappush(self._queue, (self.now + delay_s, next(self._order), action, arguments))
 
     def run(self, until: float) -> None:

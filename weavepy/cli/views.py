@@ -91,6 +91,7 @@ def peers(status: schema.Status) -> list[Block]:
         Column("Nickname"),
         Column("Route"),
         Column("Short id", right=True),
+        Column("MTU", right=True),
         Column("Connections"),
     ]
     rows = [
@@ -99,6 +100,7 @@ def peers(status: schema.Status) -> list[Block]:
             Cell(peer.nickname, "bold" if peer.ourself else ""),
             _route(peer),
             Cell(str(peer.short_id or "")),
+            Cell(str(peer.mtu_bytes or "")),
             Cell(", ".join(peer.connections)),
         ]
         for peer in status.peers

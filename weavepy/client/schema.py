@@ -455,6 +455,8 @@ class PeerStatus(Struct):
     """One of "direct", "relayed via NICKNAME", "ourself" or "none"."""
     connections: list[str]
     """Each "-> NICKNAME" (we know it dialled) or "<- NICKNAME", with "(not established)"."""
+    mtu_bytes: int = 0
+    """The largest packets that its containers take and send; 0 if it has not said."""
 
 
 class TargetStatus(Struct):

@@ -25,6 +25,7 @@ def to_datapath(effect: SetFast) -> SetFastPeers:
         generation=effect.generation,
         fast=list(effect.fast),
         relays=list(effect.relays),
+        tunnels=list(effect.tunnels),
         learn={short_id: [mac.hex(":") for mac in macs] for short_id, macs in effect.learn.items()},
     )
 

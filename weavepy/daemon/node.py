@@ -218,10 +218,11 @@ class Node:
             case PeerRemoved(peer=peer):
                 return [*self._forget_macs(peer), *self._peers_changed(now)]
             case RoutesChanged():
+                # A peer's new short id must be known to be fast before frames are routed to it.
                 return [
+                    *self._direct_peers_changed(effect, now),
                     self._install_routes(effect),
                     *self._peers_changed(now),
-                    *self._direct_peers_changed(effect, now),
                 ]
         return []
 
@@ -340,6 +341,11 @@ class Node:
                 if source in short_ids
             },
             short_ids={short_id: peer for peer, short_id in short_ids.items()},
+            mtus_bytes={
+                short_ids[peer]: mtu_bytes
+                for peer, mtu_bytes in routes.mtus_bytes.items()
+                if peer in short_ids
+            },
         )
         return TellDatapath(self._routes)
 

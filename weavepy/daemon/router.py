@@ -116,9 +116,12 @@ class Router:
         self._undo.callback(self.store.close)
 
         self.host = Host(options.bridge, mesh_ports=(options.port, FASTDP_PORT))
-        wanted = await self._on_host(self._fastdp_policy)
-        underlay_mtu, self.mtu_bytes = await self._on_host(lambda: self._mtus(wanted))
+        self._wanted = wanted = await self._on_host(self._fastdp_policy)
+        self.underlay_mtu_bytes, self.mtu_bytes, warning = await self._on_host(self._mtus)
+        if warning:
+            log.warning("%s", warning)
         await self._on_host(lambda: self.host.ensure_bridge(self.mtu_bytes))
+        await self._fit_containers()
 
         self._datapath_options = datapath.DatapathOptions(
             socket=directories.datapath_socket,
@@ -127,7 +130,7 @@ class Router:
             tap=TAP,
             port=options.port,
             mtu_bytes=self.mtu_bytes,
-            underlay_mtu_bytes=underlay_mtu,
+            underlay_mtu_bytes=self.underlay_mtu_bytes,
             encrypted=options.encrypted,
             offload=options.offload,
         )
@@ -172,6 +175,7 @@ class Router:
             discovery=options.discovery,
             connection_limit=options.connection_limit,
             short_id=ShortId(snapshot.ourself) if snapshot.ourself else None,
+            mtu_bytes=self.mtu_bytes,
             given=options.peers,
             remembered=remembered,
             adopted=_adopted_peers(snapshot),
@@ -184,7 +188,7 @@ class Router:
             mtu_bytes=self.mtu_bytes,
             port=FASTDP_PORT,
             ourself=identity.name,
-            underlay_mtu_bytes=underlay_mtu,
+            underlay_mtu_bytes=self.underlay_mtu_bytes,
             rekey_s=options.esp_rekey_s,
             adopted=tunnels,
         )
@@ -203,7 +207,7 @@ class Router:
         self._timer = Timer(self.node.next_deadline, self._fire)
         self._tcp = TcpShell(self)
         self._datapath = datapath.DatapathLink(connection, self._datapath_said, self._datapath_lost)
-        self._datapath.send(SetMtu(self.mtu_bytes))
+        self._tell_mtus()
         self._undo.push_async_callback(self._release_datapath)
         self._undo.push_async_callback(self._release_tunnels)
         self._undo.push_async_callback(self._leave)
@@ -237,12 +241,12 @@ class Router:
             return policy
         return replace(policy, no_esp=xfrm.why_not())
 
-    def _mtus(self, policy: Policy) -> tuple[int, int]:
-        """The underlay's MTU, and the overlay's that follows or was asked for."""
+    def _mtus(self) -> tuple[int, int, str]:
+        """The underlay's MTU, the overlay's that follows or was asked for, and what it costs."""
         peers = [parse_address(text, self.options.port).host for text in self.options.peers]
         ours = (self.options.bridge, TAP)
         underlay_mtu = underlay.underlay_mtu(peers, ours=ours)
-        overhead_bytes = underlay.OVERHEAD_BYTES
+        overhead_bytes, policy = underlay.OVERHEAD_BYTES, self._wanted
         version = 6 if underlay.meets_by_ipv6(peers, ours=ours) else 4
         in_esp = policy.has_esp and not policy.trusted
         if policy.mode == "vxlan":
@@ -251,9 +255,9 @@ class Router:
         elif policy.has_esp and version == 6:
             overhead_bytes = underlay.VXLAN_OVERHEAD_BYTES[6] + underlay.ESP_OVERHEAD_BYTES
         overlay = underlay.overlay_mtu(underlay_mtu, overhead_bytes)
-        if overlay.warning and self.options.mtu_bytes is None:
-            log.warning("%s", overlay.warning)
-        return underlay_mtu, self.options.mtu_bytes or overlay.mtu_bytes
+        if self.options.mtu_bytes is not None:
+            return underlay_mtu, self.options.mtu_bytes, ""
+        return underlay_mtu, overlay.mtu_bytes, overlay.warning
 
     async def _listen(self) -> None:
         options = self.options
@@ -417,12 +421,53 @@ class Router:
                 if await self.attachments.repair():
                     self._tell_paths(FastPaths.handle_ports_changed)
                 await self.pods.replay()
+                await self._follow_underlay()
                 said = ""
             except WeavepyError as error:
                 if str(error) != said:
                     log.error("containers are not as they should be: %s", error)
                 said = str(error)
             await asyncio.sleep(REPAIR_INTERVAL_S)
+
+    async def _follow_underlay(self) -> None:
+        """Have the overlay's MTU follow the underlay's, and tell whoever counts on it.
+
+        Containers that run follow as well, both ways: one that stayed smaller would drop what
+        others are told that they may send to this host. Only a pod that asked for less keeps it.
+        """
+        try:
+            underlay_mtu_bytes, mtu_bytes, warning = await self._on_host(self._mtus)
+        except underlay.NoUnderlay:
+            return  # it may come back as it was
+        before = self.underlay_mtu_bytes, self.mtu_bytes
+        if before == (underlay_mtu_bytes, mtu_bytes):
+            return
+        self.underlay_mtu_bytes, self.mtu_bytes = underlay_mtu_bytes, mtu_bytes
+        log.info("the underlay's MTU is %d now, the overlay's %d", underlay_mtu_bytes, mtu_bytes)
+        if warning:
+            log.warning("%s", warning)
+        if mtu_bytes != before[1]:
+            self.attachments.mtu_bytes = mtu_bytes
+            await self._fit_containers(before[1])
+            self._tell_paths(
+                lambda paths, now: paths.handle_mtu(mtu_bytes, underlay_mtu_bytes, now)
+            )
+            now = self._now()
+            self.node.run(self.node.mesh.set_mtu(mtu_bytes, now), now)
+            self._timer.arm()
+        self._tell_mtus()
+
+    async def _fit_containers(self, before: int = 0) -> None:
+        """None may be larger than the overlay is now. Those that were as large as it was `before`
+        grow with it; a smaller one was asked for."""
+        try:
+            await self._on_host(lambda: self.host.set_mtu(self.mtu_bytes, before))
+        except WeavepyError as error:
+            log.error("containers may have another MTU than the overlay: %s", error)
+
+    def _tell_mtus(self) -> None:
+        if self._datapath is not None:
+            self._datapath.send(SetMtu(self.mtu_bytes, self.underlay_mtu_bytes))
 
     async def _reconcile_for_ever(self) -> None:
         """At start and every minute: free what attachments that are gone have left in use."""
@@ -448,7 +493,7 @@ class Router:
                 continue
             break
         self._datapath = datapath.DatapathLink(connection, self._datapath_said, self._datapath_lost)
-        self._datapath.send(SetMtu(self.mtu_bytes))
+        self._tell_mtus()
         self._datapath_said(snapshot)
 
     # --- the world ---------------------------------------------------------------------------

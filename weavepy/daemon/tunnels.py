@@ -158,7 +158,7 @@ class Tunnels:
         associations = {
             peer: (found.receiving, found.sending) for peer, found in arranged.associations.items()
         }
-        return paths.handle_arranged(arranged.errors, "", now, associations)
+        return paths.handle_arranged(arranged.errors, "", now, associations, arranged.silent)
 
     def _heard(self, peer: PeerName, payload: bytes) -> None:
         self._tell(lambda paths, now: paths.handle_heartbeat(peer, payload, now))

@@ -33,6 +33,13 @@ def test_one_that_was_lost_or_does_not_confirm_begins_the_row_anew() -> None:
     assert not health.is_good(6.0)
 
 
+def test_heartbeats_that_confirm_one_and_the_same_of_ours_count_once() -> None:
+    health = Health()
+    for number in range(GOOD_BEATS):
+        heard(health, 1, began=number, first=number + 1, age_ms=100 + 1000 * number)
+    assert not health.is_good(GOOD_BEATS - 1)
+
+
 def test_a_heartbeat_that_comes_twice_counts_once() -> None:
     health = Health()
     for _ in range(GOOD_BEATS):
@@ -43,9 +50,9 @@ def test_a_heartbeat_that_comes_twice_counts_once() -> None:
 
 def test_the_sequence_goes_on_past_its_32_bits() -> None:
     health = Health()
-    for sequence in (2**32 - 2, 2**32 - 1, 0):
-        health.handle_heartbeat(Heartbeat(TOKEN, sequence, 10), 0.0)
-    assert health.is_good(0.0)
+    for at, sequence in enumerate((2**32 - 2, 2**32 - 1, 0)):
+        health.handle_heartbeat(Heartbeat(TOKEN, sequence, 10), float(at))
+    assert health.is_good(2.0)
 
 
 def test_it_is_dead_when_the_peer_is_silent_or_says_that_we_are() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from fastdp.core.choice import MAX_TUNNELS
 from fastdp.core.effects import Arrange, SetFast, TellPeer
+from fastdp.core.messages import Offer, encode_message
 from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Policy
 from tests.fastdp.core.virtual import CLEAR, HOSTS, NAMES, SECRET, TRUSTING, World
@@ -283,7 +284,22 @@ def test_a_neighbour_that_has_to_relay_is_named_to_the_datapath() -> None:
     effects = paths.handle_short_ids(
         11, {NAMES[1]: 22, NAMES[0]: 11}, [NAMES[1]], [NAMES[1]], world.now
     )
-    assert [e for e in effects if isinstance(e, SetFast)] == [SetFast(2, (22,), (22,), {})]
+    assert [e for e in effects if isinstance(e, SetFast)] == [SetFast(3, (22,), (22,), {}, (22,))]
+
+
+def test_the_datapath_hears_of_a_tunnel_before_it_can_bring_frames_and_until_it_cannot() -> None:
+    world = World()
+    world.up()
+    world.advance(0.5)
+    assert (world.hosts[0].told_of, world.is_carrying(1)) == ((22,), False)
+    world.advance(10)
+    assert world.is_carrying(1)
+    world.blocked = [True, True]
+    world.advance(10)
+    assert world.hosts[0].told_of == (22,)
+    world.disconnect(left=True)
+    world.advance(1)
+    assert list(world.hosts[0].told_of) == []
 
 
 def test_a_heartbeat_with_a_wrong_token_is_no_sign_of_life() -> None:
@@ -337,3 +353,90 @@ def an_offer() -> bytes:
     paths.handle_connected(NAMES[0], SECRET, 0.0)
     effects = paths.handle_session(NAMES[0], HOSTS[0], 0.0)
     return next(effect.payload for effect in effects if isinstance(effect, TellPeer))
+
+
+def test_a_tunnel_that_others_broke_carries_again_when_the_bridge_was_told_what_lies_behind() -> (
+    None
+):
+    world = running()
+    host, paths = world.hosts[0], world.hosts[0].paths
+    assert paths is not None
+    carried = host.carries
+    world.run(0, paths.handle_ports_changed(world.now))
+
+    host.carrying.clear()
+    world.run(0, paths.handle_arranged({}, "", world.now, silent=[NAMES[1]]))
+
+    assert world.row(0) == ("trying", "the datapath has not agreed yet")
+    world.advance(1)
+    assert world.both_carry()
+    assert host.carries == carried + 1
+
+
+def test_a_peer_that_changes_its_short_id_is_fast_under_both_until_its_tunnel_has_ended() -> None:
+    world = running()
+    paths = world.hosts[0].paths
+    assert paths is not None
+    ids = {NAMES[0]: 11, NAMES[1]: 33}
+    effects = paths.handle_short_ids(11, ids, [NAMES[1]], [], world.now)
+    assert [it.fast for it in effects if isinstance(it, SetFast)] == [(22, 33)]
+
+
+def test_a_tunnel_waits_until_no_other_peer_has_one_of_its_short_id() -> None:
+    world = running()
+    paths, third = world.hosts[0].paths, PeerName("00:00:00:00:00:0c")
+    assert paths is not None
+    now = world.now
+    willing = encode_message(Offer(True, "", bytes(8), 1400, 6784, HOSTS[0]))
+    for effects in (
+        paths.handle_connected(third, bytes(32), now),
+        paths.handle_session(third, "10.0.0.3", now),
+        paths.handle_message(third, willing, now),
+    ):
+        assert not any(isinstance(effect, Arrange) for effect in effects)
+
+    # NAMES[1] had it, and has lost the dispute.
+    ids = {NAMES[0]: 11, NAMES[1]: 33, third: 22}
+    paths.handle_short_ids(11, ids, [NAMES[1], third], [], now)
+
+    rows = {row.peer: row for row in paths.rows(now)}
+    assert rows[third].reason == "another peer had its short id, and that tunnel is not gone yet"
+
+
+def test_a_router_that_adopted_a_tunnel_does_not_say_that_it_heard_the_peer() -> None:
+    world = running()
+    world.advance(70)
+    world.blocked[1] = True
+    world.kill_router(0)
+    world.advance(1)
+    world.start_router(0)
+    world.connect()
+    for _ in range(40):
+        world.advance(0.5)
+        if not world.is_carrying(1):
+            break
+    world.advance(20)
+    assert world.hosts[1].carries == 1, "nobody confirmed what did not arrive"
+
+
+def test_ends_of_different_mtus_stay_on_sleeve_and_say_how_to_change_that() -> None:
+    world = running()
+    world.advance(70)
+    host = world.hosts[1]
+    assert host.paths is not None
+    host.mtu_bytes = 8900
+    world.run(1, host.paths.handle_mtu(8900, 9000, world.now))
+    world.advance(2)
+
+    assert not world.is_carrying(0)
+    assert not world.is_carrying(1)
+    reason = (
+        "the other end's overlay MTU is 8900, and ours 1400: --mtu 1400 on both makes them equal"
+    )
+    assert world.row(0) == ("sleeve", reason)
+
+    world.hosts[0].mtu_bytes = 8900
+    assert world.hosts[0].paths is not None
+    world.run(0, world.hosts[0].paths.handle_mtu(8900, 9000, world.now))
+    world.advance(UP_WITHIN_S)
+    assert world.both_carry()

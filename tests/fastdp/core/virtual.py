@@ -64,12 +64,15 @@ class Host:
     carrying: dict[PeerName, None] = field(default_factory=dict)
     carries: int = 0
     """How often the driver was told to carry."""
+    mtu_bytes: int = 1400
     device_error: str = ""
     """What the driver answers to `Carry` and `Arrange`, if anything."""
     datapath: bool = True
     told: bool = True
     """The datapath has heard of the router: before that it has no session to send by."""
     fast: tuple[int, ...] = ()
+    told_of: tuple[int, ...] = ()
+    """Tunnels, as the datapath was told."""
     mac_owner: str = "tap"
     """Where the bridge sends frames for the other host's container."""
     known_behind: tuple[bytes, ...] = ()
@@ -136,7 +139,7 @@ class World:
             Random(self.rng.getrandbits(32)),
             self.now,
             policy=host.policy,
-            mtu_bytes=1400,
+            mtu_bytes=host.mtu_bytes,
             ourself=host.name,
             rekey_s=self.rekey_s,
             underlay_mtu_bytes=self.underlay_mtu_bytes,
@@ -295,7 +298,7 @@ class World:
                 life = host.life
                 self.later(self.now + 0.002, lambda: self._set_fast(index, life, effect))
             case SendHeartbeat(payload=payload, frame_bytes=frame_bytes):
-                assert frame_bytes == 1414
+                assert frame_bytes == 14 + min(it.mtu_bytes for it in self.hosts)
                 tunnel = host.tunnels.get(NAMES[host.other])
                 if tunnel is None or (tunnel.encrypted and not self._is_decrypted(index)):
                     return
@@ -376,7 +379,7 @@ class World:
         host = self.hosts[index]
         if host.life != life or not host.datapath or host.paths is None:
             return
-        host.fast, host.told = message.fast, True
+        host.fast, host.told_of, host.told = message.fast, message.tunnels, True
         for macs in message.learn.values():
             host.known_behind = (*host.known_behind, *macs)
         answer = {short_id: [MACS[host.other]] for short_id in message.fast}

@@ -25,9 +25,6 @@ def test_arranging_again_changes_nothing(world: World) -> None:
 @pytest.mark.parametrize(
     ("harm", "repair"),
     [
-        ("ip link del wvx002", "wvx002 was deleted"),
-        ("ip link set wvx002 nomaster", "wvx002 was taken out of weave"),
-        ("ip link set wvx002 down", "wvx002 was down"),
         ("ip link set wvx002 type bridge_slave isolated off", "wvx002 had other port flags"),
         ("ip link set wvx002 type bridge_slave learning off", "wvx002 had other port flags"),
         ("ip link set wvx002 type bridge_slave flood off", "wvx002 had other port flags"),
@@ -59,6 +56,34 @@ def test_what_others_break_is_mended(world: World, harm: str, repair: str | None
     assert f"mtu {MTU_BYTES}" in one.run("ip link show wvx002")
     assert one.run("nft -s list ruleset") == rules
     assert two.arrange(two.tunnel(one)).repairs == []
+    ping(one.container, two.container_address)
+
+
+@pytest.mark.parametrize(
+    ("harm", "repair"),
+    [
+        ("ip link del wvx002", "wvx002 was deleted"),
+        ("ip link set wvx002 nomaster", "wvx002 was taken out of weave"),
+        ("ip link set wvx002 down", "wvx002 was down"),
+    ],
+)
+def test_a_tunnel_behind_which_the_bridge_has_forgotten_all_is_silent_until_it_is_told(
+    world: World, harm: str, repair: str
+) -> None:
+    one, two = world.hosts(2)
+    joined(one, two)
+    one.run(harm)
+
+    arranged = one.arrange(one.tunnel(two))
+
+    assert (arranged.repairs, arranged.silent, arranged.errors) == ([repair], [two.peer], {})
+    assert not one.flag("wvx002", "flood")
+    assert not one.flag("wvx002", "learning")
+    assert one.arrange(one.tunnel(two)).silent == []
+    one.carry(two, two.container_mac())
+    assert one.fdb()[two.container_mac().hex(":")] == "wvx002"
+    assert one.arrange(one.tunnel(two)).repairs == []
+    assert one.flag("wvx002", "flood")
     ping(one.container, two.container_address)
 
 

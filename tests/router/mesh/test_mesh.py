@@ -506,6 +506,19 @@ def record_of(name: PeerName, **changes: object) -> Record:
     return Record(**{**values, **changes})  # type: ignore[arg-type]
 
 
+def test_everyone_hears_which_peers_take_smaller_packets_than_its_own() -> None:
+    world, hosts = mesh_of("a", "b", "c")
+    settled(world, hosts)
+    a, b, c = hosts
+    for host, mtu_bytes in ((a, 8900), (b, 1400), (c, 1450)):
+        host.do(host.core.set_mtu(mtu_bytes, world.now))
+    world.run(world.now + 2.0)
+
+    assert a.routes.mtus_bytes == {b.peer: 1400, c.peer: 1450}
+    assert b.routes.mtus_bytes == {}
+    assert c.routes.mtus_bytes == {b.peer: 1400}
+
+
 def test_a_lie_about_ourself_is_outbid_and_one_without_limit_does_no_harm() -> None:
     world, hosts = mesh_of("a", "b", "c")
     settled(world, hosts)

@@ -264,7 +264,7 @@ def test_a_nonsensical_record_is_left_out_and_the_others_are_kept() -> None:
 
 
 def test_an_update_from_a_newer_version_is_understood() -> None:
-    newer = [bytes([1] * 6), [[0, 1, 1, "n", 1, "2", [], b"", b"", b"", "new", 7]], "more"]
+    newer = [bytes([1] * 6), [[0, 1, 1, "n", 1, "2", [], b"", b"", b"", 0, "new", 7]], "more"]
     assert Topology(None).merge(encode(newer)).changed == (NAMES[0],)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from router.overlay.flood import PEER_COPIES_PER_S
 from router.sleeve.format import HEADER, KIND_FRAME, pack_inner_header
-from router.sleeve.messages import DropCount, RemoveSession, SessionUp
+from router.sleeve.messages import DropCount, InstallRoutes, RemoveSession, SessionUp
 from router.sleeve.pieces import complete_checksum
 from router.sleeve.record import KIND_BUNDLE, KIND_PARTIAL, KIND_PIECE
 from tests.router.sleeve.flows import ACK, PSH, UDP, Flow, as_kernel
@@ -329,6 +329,32 @@ def test_a_df_packet_too_big_for_the_path_is_answered_to_its_sender() -> None:
     assert frame[34:36] == b"\x03\x04"  # fragmentation needed
     assert int.from_bytes(frame[40:42], "big") == 1000
     assert one.drops()["too-big-for-path"] == 1
+
+
+def test_what_is_too_large_for_its_destination_is_answered_or_cut_there_and_nowhere_else() -> None:
+    wire, (one, two, three) = chain(3)
+    one.steering.handle_message(
+        InstallRoutes(1, {2: 2, 3: 2}, {1: [2]}, {2: two.peer, 3: three.peer}, {3: 1000}), wire.now
+    )
+    one.feed(*between(LARGE, one, three))
+    (answer,) = one.bridge
+    assert int.from_bytes(answer[10:][40:42], "big") == 1000
+
+    packet = without_df(1300, one, three)
+    one.feed(packet)
+    one.feed(without_df(1300, one, two))
+    wire.run()
+    sizes = [len(frame) - len(PLAIN_VIRTIO) - 14 for frame in three.bridge]
+    assert sizes == [996, 324]
+    assert sum(sizes) == 1300 + 20
+    assert [len(frame) - len(PLAIN_VIRTIO) - 14 for frame in two.bridge] == [1300]
+
+
+def without_df(size: int, one: Node, other: Node) -> bytes:
+    """An IPv4 packet that may be fragmented."""
+    header = bytes([0x45, 0]) + size.to_bytes(2, "big") + b"\0\x07\0\0\x40\xfd\0\0"
+    header += bytes([10, 32, 0, one.number, 10, 32, 0, other.number])
+    return other.mac + one.mac + b"\x08\0" + header + bytes(size - 20)
 
 
 def test_a_packet_without_df_goes_in_fragments() -> None:

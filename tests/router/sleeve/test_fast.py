@@ -4,6 +4,7 @@ from random import Random
 from typing import Any
 
 from router.overlay.strays import MAX_WAITING
+from router.overlay.switch import RELAYED_AFTER_S
 from router.sleeve.format import BROADCAST_HEADER, KIND_FRAME, PASS_ON, pack_inner_header
 from router.sleeve.messages import (
     MAX_FAST_MACS,
@@ -22,7 +23,12 @@ EVERYONE = b"\xff" * 6
 
 
 def set_fast(
-    wire: Wire, node: Node, *fast: Node, relays: tuple[Node, ...] = (), learn: Any = None
+    wire: Wire,
+    node: Node,
+    *fast: Node,
+    relays: tuple[Node, ...] = (),
+    tunnels: tuple[Node, ...] = (),
+    learn: Any = None,
 ) -> FastPeersSet:
     """What the router would say, and the answer."""
     node.steering.handle_message(
@@ -30,6 +36,7 @@ def set_fast(
             generation=7,
             fast=[other.number for other in fast],
             relays=[other.number for other in relays],
+            tunnels=[other.number for other in tunnels],
             learn=learn or {},
         ),
         wire.now,
@@ -110,6 +117,28 @@ def test_broadcasts_of_others_go_on_to_fast_peers() -> None:
     wire.run()
 
     assert len(two.bridge) == len(three.bridge) == 1
+
+
+def test_what_others_relay_of_a_peer_with_a_tunnel_to_us_is_passed_on_and_not_delivered() -> None:
+    # The tunnel may have brought it: routes change at one end first.
+    wire, (one, two, three, four) = chain(4)
+    set_fast(wire, three, tunnels=(one,))
+
+    one.feed(frame_of(one.mac, EVERYONE))
+    wire.run()
+    assert three.bridge == []
+    assert three.drops()["relayed-beside-tunnel"] == 1
+    assert len(two.bridge) == len(four.bridge) == 1
+
+    set_fast(wire, three)
+    one.feed(frame_of(one.mac, EVERYONE))
+    wire.run()
+    assert three.bridge == [], "the other end may not have heard of it yet"
+
+    wire.now += RELAYED_AFTER_S
+    one.feed(frame_of(one.mac, EVERYONE))
+    wire.run()
+    assert len(three.bridge) == 1
 
 
 def test_nobody_but_the_source_says_that_a_broadcast_came_by_tunnel() -> None:

@@ -109,6 +109,7 @@ class ListeningPaths(FastPaths):
         error: str,
         now: float,
         associations: object = None,
+        silent: Collection[PeerName] = (),
     ) -> list[FastEffect]:
         self.heard.append(("arranged", dict(errors), error))
         return []
