@@ -92,6 +92,7 @@ def peers(status: schema.Status) -> list[Block]:
         Column("Route"),
         Column("Short id", right=True),
         Column("Connections"),
+        Column("Can be dialled at"),
     ]
     rows = [
         [
@@ -100,6 +101,7 @@ def peers(status: schema.Status) -> list[Block]:
             _route(peer),
             Cell(str(peer.short_id or "")),
             Cell(", ".join(peer.connections)),
+            Cell(" ".join(peer.addresses)),
         ]
         for peer in status.peers
     ]
@@ -109,6 +111,7 @@ def peers(status: schema.Status) -> list[Block]:
 def targets(status: schema.Status) -> list[Block]:
     columns = [
         Column("Target"),
+        Column("Peer"),
         Column("Origin"),
         Column("State"),
         Column("Next attempt", right=True),
@@ -117,6 +120,7 @@ def targets(status: schema.Status) -> list[Block]:
     rows = [
         [
             Cell(target.target),
+            Cell(target.nickname),
             Cell(target.origin),
             Cell(target.state, _TARGET_STYLES.get(target.state, "")),
             Cell("" if target.next_attempt_s is None else units.duration(target.next_attempt_s)),
