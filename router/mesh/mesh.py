@@ -2,13 +2,14 @@
 
 `Mesh` is what the shell and the daemon see. It owns the parts and routes between them:
 
-| part       | what it knows                                                            |
-|------------|--------------------------------------------------------------------------|
-| Links      | our connections and the neighbours they lead to; who is let in           |
-| View       | the topology, our own record in it, the routes                           |
-| Targets    | addresses to dial, and when                                              |
-| Gossip     | to whom news is passed on, and when digests are compared                 |
-| CloneWatch | signs of another router with our identity                                |
+| part        | what it knows                                                  |
+|-------------|----------------------------------------------------------------|
+| Links       | our connections and the neighbours they lead to; who is let in |
+| View        | the topology, our own record in it, the routes                 |
+| Targets     | addresses to dial, and when                                    |
+| Whereabouts | where others may dial us                                       |
+| Gossip      | to whom news is passed on, and when digests are compared       |
+| CloneWatch  | signs of another router with our identity                      |
 
 Nothing here does I/O: the shell performs the effects, in order, and feeds what happens
 back. `handle_timeout` must be called at `next_deadline`, also right after the start.
@@ -47,12 +48,13 @@ from router.mesh.messages import (
     UnicastMessage,
 )
 from router.mesh.neighbours import Neighbour
-from router.mesh.records import MAX_ADDRESSES, Record
+from router.mesh.records import Record
 from router.mesh.refusals import Refusals
 from router.mesh.routes import Routes
 from router.mesh.targets import Address, Targets, parse_address
 from router.mesh.topology import TOPOLOGY_CHANNEL
 from router.mesh.view import AdoptedPeer, View
+from router.mesh.whereabouts import Whereabouts
 from weavepy.base.deadline import NEVER, Deadline, earliest
 from weavepy.base.gossip import Announce, Channel, Unicast
 from weavepy.base.names import PeerName, PeerUid, ShortId
@@ -84,11 +86,14 @@ class Mesh:
         mtu_bytes: int = 0,
         given: Sequence[str] = (),
         remembered: Sequence[str] = (),
+        advertised: Sequence[str] = (),
         adopted: Sequence[AdoptedPeer] = (),
         draw_ephemeral: Callable[[], bytes] | None = None,
     ) -> None:
-        """Raises `UsageError` if a given target is malformed; remembered ones are then skipped.
+        """Raises `UsageError` if a given target or what is advertised is malformed; remembered
+        ones are then skipped.
 
+        `advertised` is where others shall dial us; if empty, it is found out.
         `short_id` and `adopted` are what a previous run left in the datapath. `draw_ephemeral`
         makes handshakes repeatable in simulations; None, which is the only safe choice, takes
         the keys from the operating system.
@@ -136,7 +141,7 @@ class Mesh:
             clones=self._clones,
             draw_ephemeral=draw_ephemeral,
         )
-        self._seen_at: dict[PeerName, tuple[str, bool]] = {}
+        self._whereabouts = Whereabouts(port, [parse_address(text, port) for text in advertised])
         self._remembered: tuple[str, ...] = ()
         self._left = False
         self._targets.give([parse_address(text, port) for text in given], now)
@@ -205,6 +210,13 @@ class Mesh:
         self._links.send(peer, OverlayMessage(payload), now)
         return self._done()
 
+    # --- host --------------------------------------------------------------------------------
+
+    def handle_own_addresses(self, hosts: Sequence[str], now: float) -> list[MeshEffect]:
+        """All IP addresses by which this host may be reached; at the start and when they change."""
+        self._whereabouts.handle_own(hosts, now)
+        return self._done()
+
     # --- gossip ------------------------------------------------------------------------------
 
     def announce(self, effect: Announce, now: float) -> list[MeshEffect]:
@@ -262,6 +274,7 @@ class Mesh:
             return NEVER
         return earliest(
             self._targets.next_deadline(),
+            self._whereabouts.next_deadline(),
             self._view.next_deadline(),
             self._gossip.next_deadline(),
             self._clones.next_deadline(),
@@ -279,6 +292,9 @@ class Mesh:
             self._effects += [LogLine("warning", warning), IdentityCopied(warning)]
         for peer in self._gossip.round_partners(self._weights(), now):
             self._send_digests(peer, answer_back=True, now=now)
+        if self._whereabouts.take_change(now):
+            self._targets.host_has(self._whereabouts.own, now)
+            self.neighbours_changed(now)
         self._update_view(now)
         self._tell_news(now)
         for target in self._targets.due(now):
@@ -365,7 +381,7 @@ class Mesh:
         ]
 
     def target_rows(self, now: float) -> list[status.TargetRow]:
-        return status.target_rows(self._targets, now)
+        return status.target_rows(self._targets, self._view.records, now)
 
     # --- what the links tell (see `links.Owner`) -----------------------------------------------
 
@@ -376,7 +392,8 @@ class Mesh:
         self._send_digests(neighbour.name, answer_back=False, now=now)
 
     def neighbours_changed(self, now: float) -> None:
-        self._view.describe(self._links.neighbours, self._our_addresses(), now)
+        self._whereabouts.keep(self._links.neighbours)
+        self._view.describe(self._links.neighbours, self._whereabouts.addresses(), now)
 
     def message_came(self, peer: PeerName, message: ControlMessage, now: float) -> None:
         if isinstance(message, GossipUpdate):
@@ -388,7 +405,7 @@ class Mesh:
         elif isinstance(message, OverlayMessage):
             self._effects.append(OverlayMessageReceived(peer, message.payload))
         elif isinstance(message, Hello):
-            self._seen_at[peer] = _seen(message, self._port)
+            self._whereabouts.handle_hello(peer, message)
             self.neighbours_changed(now)
 
     def _handle_update(self, peer: PeerName, message: GossipUpdate, now: float) -> None:
@@ -447,19 +464,6 @@ class Mesh:
         return {name: behind.get(name, 1) for name in self.connected_peers}
 
     # --- the view ----------------------------------------------------------------------------
-
-    def _our_addresses(self) -> list[str]:
-        """Where others have found us: first where they dialled, then what most of them say."""
-        votes: dict[str, tuple[int, int]] = {}
-        self._seen_at = {
-            peer: seen for peer, seen in self._seen_at.items() if peer in self._links.neighbours
-        }
-        for address, was_dialled in self._seen_at.values():
-            dialled, seen = votes.get(address, (0, 0))
-            votes[address] = (dialled + was_dialled, seen + 1)
-        votes.pop("", None)
-        best = sorted(votes, key=lambda address: (*(-vote for vote in votes[address]), address))
-        return best[:MAX_ADDRESSES]
 
     def _update_view(self, now: float) -> None:
         effects = self._view.handle_timeout(now)
@@ -520,12 +524,3 @@ class Mesh:
         effects = list(self._effects)
         self._effects.clear()
         return effects
-
-
-def _seen(hello: Hello, port: int) -> tuple[str, bool]:
-    """Where the sender found us, or could: ("", False) if it says nothing of use."""
-    if hello.dialled:
-        address = read_address(hello.dialled, port)
-        return ("", False) if address is None else (str(address), True)
-    address = read_address(address_text(hello.host, port), port)
-    return ("", False) if address is None else (str(address), False)

@@ -36,6 +36,7 @@ class PeerRow:
     route: str
     """One of "direct", "relayed via NICKNAME", "ourself" or "none"."""
     connections: tuple[str, ...]
+    addresses: tuple[str, ...]
     mtu_bytes: int = 0
     """Of its overlay; 0 if it has not said."""
 
@@ -43,6 +44,8 @@ class PeerRow:
 @dataclass(frozen=True, slots=True)
 class TargetRow:
     target: str
+    nickname: str
+    """Of who is expected there, or answered last; empty if nobody is known."""
     origin: str
     state: str
     """One of "connected", "dialling", "waiting" or "suspended"."""
@@ -68,6 +71,7 @@ def peer_row(
         reachable=record.name == ourself or record.name in unicast,
         route=_route_text(record.name, ourself, records, unicast),
         connections=tuple(_link_texts(record, records, roster)),
+        addresses=record.addresses,
         mtu_bytes=record.mtu_bytes,
     )
 
@@ -99,10 +103,13 @@ def connection_rows(
     return rows
 
 
-def target_rows(targets: Targets, now: float) -> list[TargetRow]:
+def target_rows(
+    targets: Targets, records: Mapping[PeerName, Record], now: float
+) -> list[TargetRow]:
     return [
         TargetRow(
             target=str(target.address),
+            nickname=nickname_of(target.peer, records) if target.peer else "",
             origin=target.origin.value,
             state=_target_state(target, targets),
             next_attempt_s=(

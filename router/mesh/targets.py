@@ -4,7 +4,11 @@ A target is *given* by the operator, *remembered* from the last run (or from a p
 that went out of sight), or *discovered* in the topology. Who answers at an address is only
 known after a handshake; from then on the target rests while that peer is connected, whichever
 way round. Given and remembered targets are dialled for ever. Discovered ones are dialled one
-address of a peer at a time, and only below the connection limit.
+address of a peer at a time, what failed least often first, and only below the connection limit.
+
+Two peers may say the same address of themselves: private networks behind two gateways have the
+same addresses. So an address is dialled for any of them that is not connected, and whoever
+answers is whom it belongs to.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,8 +37,6 @@ YIELD_S = 1.0
 
 MAX_DIALS = 32
 MAX_REMEMBERED = 64
-MAX_ADDRESSES_DIALLED = 3
-"""Of the addresses that a peer has in the topology."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -104,6 +106,8 @@ class Target:
     next_attempt_at: float
     peer: PeerName | None = None
     """Who is expected to answer, or who did last."""
+    answered: bool = False
+    """It is who did last."""
     link: LinkId | None = None
     """The attempt under way, or the connection that came of it."""
     delay_s: float = FIRST_DELAY_S
@@ -122,6 +126,9 @@ class Targets:
         self._rng = rng
         self._targets: dict[Address, Target] = {}
         self._addresses_of_ourself: dict[Address, None] = {}
+        self._own: dict[Address, None] = {}
+        self._claims: dict[Address, list[PeerName]] = {}
+        """Who is said to be at an address, by the topology."""
         self._connected: dict[PeerName, None] = {}
         self._next: Deadline | None = None
 
@@ -168,6 +175,17 @@ class Targets:
             ]
         )
 
+    def host_has(self, own: Collection[Address], now: float) -> None:
+        """Our host has these addresses now; what is discovered there would be ourself.
+
+        With a new one we may be in another network: what failed until now is worth a try.
+        """
+        gained = [address for address in own if address not in self._own]
+        self._own = dict.fromkeys(own)
+        if gained:
+            for target in self._targets.values():
+                self._dial_soon(target, now)
+
     def discover(
         self,
         peers: Mapping[PeerName, Sequence[Address]],
@@ -179,11 +197,12 @@ class Targets:
         `saturated` peers have reached the connection limit themselves and are left in peace.
         """
         self._next = None
-        wanted: dict[Address, PeerName] = {}
+        before, wanted = self._claims, dict[Address, list[PeerName]]()
         for peer, addresses in peers.items():
-            for address in addresses[:MAX_ADDRESSES_DIALLED]:
-                if address not in self._addresses_of_ourself:
-                    wanted.setdefault(address, peer)
+            for address in addresses:
+                if address not in self._addresses_of_ourself and address not in self._own:
+                    wanted.setdefault(address, []).append(peer)
+        self._claims = wanted
         for target in list(self._targets.values()):
             if target.origin is not Origin.DISCOVERED or target.address in wanted:
                 continue
@@ -191,16 +210,26 @@ class Targets:
                 target.origin = Origin.REMEMBERED
             elif target.link is None:
                 del self._targets[target.address]
-        for address, peer in wanted.items():
+        for address, claimants in wanted.items():
+            peer = next((one for one in claimants if one not in self._connected), claimants[0])
             first_attempt_at = now + (YIELD_S if self._ourself > peer else 0.0)
             target = self._targets.setdefault(
                 address, Target(address, Origin.DISCOVERED, first_attempt_at, peer)
             )
-            if target.peer is None or target.origin is Origin.DISCOVERED:
+            if any(claimant not in before.get(address, ()) for claimant in claimants):
+                self._dial_soon(target, first_attempt_at)
+            found = target.answered and target.peer in claimants
+            if target.peer is None or (target.origin is Origin.DISCOVERED and not found):
                 target.peer = peer
+                target.answered = False
             target.saturated = target.peer in saturated
             target.worked |= target.peer in self._connected
         self._bound_remembered()
+
+    def _dial_soon(self, target: Target, at: float) -> None:
+        self._next = None
+        target.next_attempt_at = min(target.next_attempt_at, at)
+        target.delay_s = FIRST_DELAY_S
 
     def remembered(self) -> tuple[Address, ...]:
         """What to dial at the next start."""
@@ -227,11 +256,14 @@ class Targets:
         in_progress, busy = self._in_progress()
         below_limit = self._connection_limit - len(self._connected) - in_progress
         chosen: list[Target] = []
-        for target in self._targets.values():
+        due = [
+            target
+            for target in self._targets.values()
+            if now >= target.next_attempt_at and self._wants_dial(target)
+        ]
+        for target in sorted(due, key=lambda target: target.delay_s):
             if len(chosen) + in_progress >= MAX_DIALS:
                 break
-            if now < target.next_attempt_at or not self._wants_dial(target):
-                continue
             if target.origin is Origin.DISCOVERED and (
                 target.peer in busy or below_limit <= 0 or target.saturated
             ):
@@ -310,6 +342,7 @@ class Targets:
         target = self.of_link(link)
         if target is not None:
             target.peer = peer
+            target.answered = True
             target.up_since = now
             target.worked = True
             target.last_error = ""

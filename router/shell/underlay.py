@@ -8,12 +8,22 @@ needs, with some to spare: outer IPv6 40 + UDP 8 + record header and tag + inner
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from weavepy.kernel.netlink import HostError, Link, addresses, explained, links, netlink, routes
+from weavepy.kernel.netlink import (
+    SCOPE_LINK,
+    HostError,
+    Link,
+    addresses,
+    dumped,
+    explained,
+    links,
+    netlink,
+    routes,
+)
 
 OVERHEAD_BYTES = 100
 VXLAN_OVERHEAD_BYTES = {4: 50, 6: 70}
@@ -28,7 +38,14 @@ MAXIMUM_OVERLAY_MTU_BYTES = 65535 - OVERHEAD_BYTES
 HARDWARE_LIKE_KINDS = frozenset({"", "bond", "team", "vlan", "macvlan", "ipvlan"})
 """Kinds of link that lead out of the machine; no kind means a driver for hardware."""
 
+TUNNEL_KINDS = frozenset({"wireguard", "tun"})
+"""They may lead to hosts of ours, and their addresses are only this host's."""
+
 MAIN_TABLE = 254
+
+UNSETTLED_IPV6 = 0x01 | 0x08 | 0x20 | 0x40
+"""Flags of addresses not to be told to anyone: temporary ones, which are for going out, those that
+another host has as well, deprecated ones, and those that the kernel still asks about."""
 
 
 class NoUnderlay(HostError):
@@ -112,15 +129,36 @@ def mtu_towards(route: Any, all_links: Sequence[Link], peer: str) -> int | None:
     return min(mtu_bytes, own) if mtu_bytes and own else mtu_bytes
 
 
-def local_addresses() -> list[IPv4Address | IPv6Address]:
-    """All that this host can be reached at, without loopback and link-local ones."""
+def dialable_addresses(ours: Sequence[str]) -> list[str]:
+    """Those by which somebody on another host may reach this one, as far as this host can tell.
+
+    Not those of bridges that only containers hang on, which many hosts have alike, and not those
+    of the overlay, whose interfaces `ours` names.
+    """
     with explained("listing addresses"), netlink() as route:
+        outward = {link.index for link in _outward(links(route), ours)}
         return [
-            address.ip
-            for link in links(route)
-            if link.up and not link.loopback
-            for address in addresses(route, link.index)
+            str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+            for message in dumped(route.get_addr)
+            if message["index"] in outward
+            and message["scope"] < SCOPE_LINK
+            and not (message["family"] == socket.AF_INET6 and message["flags"] & UNSETTLED_IPV6)
         ]
+
+
+def _outward(all_links: Sequence[Link], ours: Sequence[str]) -> list[Link]:
+    """Hardware, bridges over hardware, tunnels; inside a container, where is none, its veths."""
+    usable = [link for link in all_links if not link.loopback and link.name not in ours]
+    hardware = [link for link in usable if link.kind in HARDWARE_LIKE_KINDS]
+    bridged = {link.master for link in hardware}
+    kinds = TUNNEL_KINDS if hardware else TUNNEL_KINDS | {"veth"}
+    return [
+        link
+        for link in usable
+        if link.up
+        and not link.master
+        and (link in hardware or link.index in bridged or link.kind in kinds)
+    ]
 
 
 def interfaces() -> list[Interface]:

@@ -85,6 +85,67 @@ def test_two_hosts_behind_nat_talk_through_a_third_and_directly_once_one_can_be_
     wait_for_all_pings(lab, 10)
 
 
+def test_a_host_behind_nat_is_met_directly_as_soon_as_it_gains_a_reachable_address(
+    make_lab: MakeLab,
+) -> None:
+    lab = make_lab(hosts=3, containers=1, nat=[1, 2])
+    assert lab.ping().ok
+    assert route(lab, "h1", "h2") == route(lab, "h2", "h1") == "relayed via h3"
+    with (
+        Flow(lab, "h1c1", "h2c1", lab.address("h2c1")) as progress,
+        Stream(lab, "h2c1", "h1c1", rate=500) as arrivals,
+    ):
+        wait_for(lambda: progress.bytes_received, lambda count: count > 1_000_000, 10)
+        began = time.monotonic()
+        lab.plug_in("h2", "h1")
+        wait_until_direct(lab, "h1", "h2")
+        took_s = time.monotonic() - began
+        time.sleep(1.0)
+        gap_s = progress.longest_gap_s(began)
+        received = progress.bytes_received
+        wait_for(lambda: progress.bytes_received, lambda count: count > received, 5)
+    print(f"direct after {took_s:.1f} s: stood still for {gap_s:.2f} s, {len(arrivals.lost)} lost")
+    assert gap_s < 1.0
+    assert (progress.failure, progress.damaged) == ("", False)
+    assert len(arrivals.lost) < 0.01 * arrivals.sent
+    assert arrivals.duplicated == []
+    (told,) = (peer for peer in lab.api("h1").status().peers if peer.nickname == "h2")
+    gained = lab.plan.link("h1", "h2").end_at(2).moved_address
+    assert told.addresses[0] == f"{gained}:6783", "what is new comes first"
+
+
+def test_a_host_behind_nat_is_met_directly_where_it_advertises_that_its_gateway_forwards_to_it(
+    make_lab: MakeLab,
+) -> None:
+    lab = make_lab(hosts=3, containers=1, nat=[1, 2])
+    assert lab.ping().ok
+    forwarded = lab.plan.link("h1", "h2").end_at(2).address
+    with Flow(lab, "h1c1", "h2c1", lab.address("h2c1")) as progress:
+        wait_for(lambda: progress.bytes_received, lambda count: count > 1_000_000, 10)
+        began = time.monotonic()
+        lab.open_port("h2")
+        lab.router("h2", "kill")
+        with lab.store.changing() as state:
+            state.launch_options += ["--advertise", forwarded]
+        lab.router("h2", "start")
+        wait_until_direct(lab, "h1", "h2")
+        time.sleep(1.0)
+        gap_s = progress.longest_gap_s(began)
+        received = progress.bytes_received
+        wait_for(lambda: progress.bytes_received, lambda count: count > received, 5)
+    print(f"stood still for {gap_s:.2f} s")
+    assert gap_s < 1.0
+    assert (progress.failure, progress.damaged) == ("", False)
+    (told,) = (peer for peer in lab.api("h1").status().peers if peer.nickname == "h2")
+    assert told.addresses == [f"{forwarded}:6783"], "and nowhere else"
+
+
+def wait_until_direct(lab: Lab, one: str, other: str) -> None:
+    """Nobody does anything for it."""
+    wait_for_route(lab, one, other, "direct", 20)
+    wait_for_route(lab, other, one, "direct", 5)
+
+
 def endpoint(lab: Lab, host: str, peer: str) -> str:
     """Where a host's datapath sends what is for a peer."""
     for session in lab.api(host).status().datapath.sessions:

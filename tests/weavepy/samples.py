@@ -72,6 +72,7 @@ def peer(name: str, nickname: str, route: str, short_id: int) -> schema.PeerStat
         reachable=route != "none",
         route=route,
         connections=["-> host2"],
+        addresses=[f"10.0.0.{short_id}:6783"],
     )
 
 
@@ -227,6 +228,7 @@ def sample_status() -> schema.Status:
         targets=[
             schema.TargetStatus(
                 target="10.0.0.2",
+                nickname="host2",
                 origin="given",
                 state="connected",
                 next_attempt_s=None,
@@ -234,6 +236,7 @@ def sample_status() -> schema.Status:
             ),
             schema.TargetStatus(
                 target="10.0.0.9",
+                nickname="",
                 origin="given",
                 state="waiting",
                 next_attempt_s=3.0,

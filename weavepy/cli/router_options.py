@@ -57,6 +57,13 @@ _ROUTER_OPTIONS = (
         show_default=True,
     ),
     option(
+        "--advertise",
+        "Where other peers shall dial this one, as behind a gateway that forwards a port. Can be"
+        " given several times. [default: this host's addresses, and what peers found out]",
+        multiple=True,
+        metavar="HOST[:PORT]",
+    ),
+    option(
         "--ipalloc-range",
         "All addresses of the network; the same on every host.",
         default=launch_options.DEFAULT_RANGE,

@@ -93,6 +93,7 @@ def peers(status: schema.Status) -> list[Block]:
         Column("Short id", right=True),
         Column("MTU", right=True),
         Column("Connections"),
+        Column("Can be dialled at"),
     ]
     rows = [
         [
@@ -102,6 +103,7 @@ def peers(status: schema.Status) -> list[Block]:
             Cell(str(peer.short_id or "")),
             Cell(str(peer.mtu_bytes or "")),
             Cell(", ".join(peer.connections)),
+            Cell(" ".join(peer.addresses)),
         ]
         for peer in status.peers
     ]
@@ -111,6 +113,7 @@ def peers(status: schema.Status) -> list[Block]:
 def targets(status: schema.Status) -> list[Block]:
     columns = [
         Column("Target"),
+        Column("Peer"),
         Column("Origin"),
         Column("State"),
         Column("Next attempt", right=True),
@@ -119,6 +122,7 @@ def targets(status: schema.Status) -> list[Block]:
     rows = [
         [
             Cell(target.target),
+            Cell(target.nickname),
             Cell(target.origin),
             Cell(target.state, _TARGET_STYLES.get(target.state, "")),
             Cell("" if target.next_attempt_s is None else units.duration(target.next_attempt_s)),

@@ -455,12 +455,16 @@ class PeerStatus(Struct):
     """One of "direct", "relayed via NICKNAME", "ourself" or "none"."""
     connections: list[str]
     """Each "-> NICKNAME" (we know it dialled) or "<- NICKNAME", with "(not established)"."""
+    addresses: list[str]
+    """Where it says that it can be dialled, likeliest first; not all need work from everywhere."""
     mtu_bytes: int = 0
     """The largest packets that its containers take and send; 0 if it has not said."""
 
 
 class TargetStatus(Struct):
     target: str
+    nickname: str
+    """Of the peer that is expected there, or answered last; empty if nobody is known."""
     origin: str
     """One of "given", "remembered" or "discovered"."""
     state: str

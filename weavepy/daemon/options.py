@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass, field, replace
 
 from fastdp.core.policy import MODES, Mode
+from router.mesh.records import MAX_ADDRESSES
 from weavepy.base.errors import UsageError
 from weavepy.base.names import MAX_NICKNAME_LENGTH, MAX_PEERS, PeerName, parse_peer_name
 from weavepy.base.settings import DEFAULT_PORT, HTTP_PORT, Directories, directories
@@ -76,6 +77,8 @@ class Options:
     resume: bool = True
     """Dial the targets that the last run knew as well."""
     connection_limit: int = DEFAULT_CONNECTION_LIMIT
+    advertise: tuple[str, ...] = ()
+    """Where other peers shall dial this one, like `peers`; empty: find out."""
     ipam: bool = True
     universe: Network = field(default_factory=lambda: ipaddress.ip_network(DEFAULT_RANGE))
     default_subnet: Network = field(default_factory=lambda: ipaddress.ip_network(DEFAULT_RANGE))
@@ -103,6 +106,7 @@ class Options:
         discovery: bool = True,
         resume: bool = True,
         connection_limit: int = DEFAULT_CONNECTION_LIMIT,
+        advertise: tuple[str, ...] = (),
         ipam: bool = True,
         ipalloc_range: str = DEFAULT_RANGE,
         ipalloc_default_subnet: str | None = None,
@@ -131,6 +135,7 @@ class Options:
             discovery=discovery,
             resume=resume,
             connection_limit=_parse_connection_limit(connection_limit),
+            advertise=_parse_advertise(advertise),
             ipam=ipam,
             universe=universe,
             default_subnet=_parse_default_subnet(ipalloc_default_subnet, universe),
@@ -177,6 +182,7 @@ class Options:
         }
         return [
             *(f"{flag}={value}" for flag, value in flags.items()),
+            *(f"--advertise={address}" for address in self.advertise),
             *(switch for switch, wanted in switches.items() if wanted),
             *self.peers,
         ]
@@ -192,6 +198,7 @@ class Options:
             "discovery": _yes_or_no(self.discovery),
             "resume": _yes_or_no(self.resume),
             "connection-limit": str(self.connection_limit),
+            "advertise": " ".join(self.advertise) or "auto",
             "ipam": _yes_or_no(self.ipam),
             "ipalloc-range": str(self.universe),
             "ipalloc-default-subnet": str(self.default_subnet),
@@ -322,6 +329,12 @@ def _parse_connection_limit(limit: int) -> int:
     if not 1 <= limit <= MAX_PEERS:
         raise UsageError(f"--connection-limit {limit}: expected 1 to {MAX_PEERS}")
     return limit
+
+
+def _parse_advertise(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    if len(addresses) > MAX_ADDRESSES:
+        raise UsageError(f"--advertise can be given {MAX_ADDRESSES} times, not {len(addresses)}")
+    return tuple(check_target(address) for address in addresses)
 
 
 def _parse_mtu(mtu_bytes: int | None) -> int | None:

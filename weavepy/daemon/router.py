@@ -13,7 +13,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from random import SystemRandom
@@ -48,6 +48,7 @@ from router.mesh.effects import (
 from router.mesh.mesh import AdoptedPeer, Mesh
 from router.mesh.targets import parse_address
 from router.shell import datapath, underlay
+from router.shell.address_watch import AddressWatch
 from router.shell.host import Host
 from router.shell.tcp import TcpShell
 from router.sleeve.messages import FromDatapath, SetMtu, Shutdown, Snapshot
@@ -178,6 +179,7 @@ class Router:
             mtu_bytes=self.mtu_bytes,
             given=options.peers,
             remembered=remembered,
+            advertised=options.advertise,
             adopted=_adopted_peers(snapshot),
         )
         negotiator = Negotiator(snapshot.sessions, rng)
@@ -222,6 +224,7 @@ class Router:
         self._timer.arm()
         self._start_task("repair", self._repair_for_ever())
         self._start_task("reconcile", self._reconcile_for_ever())
+        self._start_task("addresses", self._watch_addresses_for_ever())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         log.info(
@@ -477,6 +480,21 @@ class Router:
             except WeavepyError as error:
                 log.error("addresses cannot be compared with interfaces: %s", error)
             await asyncio.sleep(RECONCILE_INTERVAL_S)
+
+    async def _watch_addresses_for_ever(self) -> None:
+        """Tell the mesh by which addresses others may reach this host, whenever they change."""
+        ours = (self.options.bridge, TAP)
+        with closing(AddressWatch()) as watch:
+            while True:
+                try:
+                    hosts = await self._on_host(lambda: underlay.dialable_addresses(ours))
+                except WeavepyError as error:
+                    log.error("the mesh is not told where this host is: %s", error)
+                else:
+                    now = self._now()
+                    self.node.run(self.node.mesh.handle_own_addresses(hosts, now), now)
+                    self._timer.arm()
+                await watch.changed()
 
     async def _restart_datapath(self) -> None:
         while True:

@@ -60,7 +60,13 @@ def _connection(
 
 def peers(mesh: Mesh) -> list[schema.PeerStatus]:
     return [
-        schema.PeerStatus(**{**asdict(row), "connections": list(row.connections)})
+        schema.PeerStatus(
+            **{
+                **asdict(row),
+                "connections": list(row.connections),
+                "addresses": list(row.addresses),
+            }
+        )
         for row in mesh.peer_rows()
     ]
 

@@ -197,6 +197,11 @@ class Lab:
         plan = self.plan
         nat.open_port(plan, self._behind_nat(plan, host).host, port)
 
+    def plug_in(self, host: str, other: str) -> None:
+        """Give a host behind NAT an interface and an address at which `other` can reach it."""
+        plan = self.plan
+        nat.plug_in(plan, self._behind_nat(plan, host).host, plan.link(host, other))
+
     def _behind_nat(self, plan: Plan, host: str) -> Node:
         node = plan.host(host)
         if node.host not in plan.nat:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
-from weavepy.lab.plan import INSIDES, Plan
+from weavepy.lab.plan import INSIDES, Link, Plan
 from weavepy.lab.system import in_namespace, inside, ip_batch, run
 
 FIRST_PORT = 20_000
@@ -86,6 +86,43 @@ def open_port(plan: Plan, host: int, port: int) -> None:
         }}
     """
     run(inside(plan.gateway(host), ["nft", "-f", "-"]), rules)
+
+
+def plug_in(plan: Plan, host: int, link: Link) -> None:
+    """Give a host behind NAT an interface of its own on one of its gateway's links.
+
+    Its address there is the one that the link's other end knows for after a move.
+    """
+    end = link.end_at(host)
+    other = link.end_at(link.low + link.high - host)
+    inner = plan.namespace(plan.node(f"h{host}"))
+    interface, port, mac = (
+        f"x{other.host}",
+        f"x{end.port}",
+        f"02:98:00:00:{host:02x}:{other.host:02x}",
+    )
+    peer = f"name {interface} address {mac} mtu {plan.mtu_bytes} netns {inner}"
+    ip_batch(
+        plan.wire,
+        [
+            f"link add {port} mtu {plan.mtu_bytes} type veth peer {peer}",
+            f"link set {port} master {link.bridge}",
+            f"link set {port} up",
+        ],
+    )
+    ip_batch(
+        plan.outside(other.host),
+        [f"neighbour replace {end.moved_address} lladdr {mac} nud permanent dev {other.interface}"],
+    )
+    ip_batch(
+        inner,
+        [
+            f"link set {interface} up",
+            f"route add {other.address} dev {interface}",
+            f"neighbour add {other.address} lladdr {other.mac} nud permanent dev {interface}",
+            f"address add {end.moved_address}/{link.prefix_length} dev {interface}",
+        ],
+    )
 
 
 def _address_commands(host: int, offset: int, interface: str) -> list[str]:

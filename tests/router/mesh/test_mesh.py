@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from router.mesh.connection import address_text
+from router.mesh.connection import DIAL_TIMEOUT_S, address_text
 from router.mesh.effects import (
     CloseLink,
     Dial,
@@ -63,6 +63,28 @@ def test_five_peers_that_know_one_seed_become_a_full_mesh() -> None:
         assert {effect.peer for effect in host.seen(PeerAdded)} == {
             other.peer for other in hosts if other is not host
         }
+
+
+def test_an_address_that_a_host_gains_is_dialled_by_those_that_have_no_link_with_it() -> None:
+    world, hosts = mesh_of("a", "b", "c")
+    a, b, c = hosts
+    world.cut(b, c)
+    world.run(10.0)
+    assert path(hosts, b, c) == ["a", "c"]
+
+    b.do(b.core.handle_own_addresses(["192.0.2.1", "192.0.2.2"], world.now))
+    world.run(0.5)
+    c.effects.clear()
+    b.do(b.core.handle_own_addresses(["192.0.2.1", "192.0.2.2", "192.0.2.3"], world.now))
+    world.run(DIAL_TIMEOUT_S + 6.0)
+    dialled = [effect.host for effect in c.seen(Dial) if isinstance(effect, Dial)]
+    assert "192.0.2.3" in dialled
+    rows = {row.target: row.nickname for row in c.core.target_rows(world.now)}
+    assert rows["192.0.2.3:6783"] == "b"
+    assert c.core.records[b.peer].addresses[0] == "192.0.2.3:6783"
+    assert not any(
+        "192.0.2" in row.target for row in a.core.target_rows(world.now) if row.state != "connected"
+    ), "who has a link with it needs no other"
 
 
 def test_a_chain_without_discovery_relays_unicast_and_broadcast() -> None:

@@ -191,3 +191,65 @@ def test_forgetting_returns_the_attempt_under_way_but_no_connection() -> None:
     targets.dialling(Address("up", 1), LinkId(2))
     targets.connected(LinkId(2), LOW, 0.0)
     assert targets.forget([HOST, Address("up", 1), Address("unknown", 1)]) == [LinkId(1)]
+
+
+def attempt(targets: Targets, address: Address, link: int, now: float) -> None:
+    """One that fails."""
+    targets.dialling(address, LinkId(link))
+    targets.closed(LinkId(link), "refused", now)
+
+
+def test_a_peer_that_says_a_new_address_is_dialled_there_first_and_at_once() -> None:
+    old, new = Address("old", 1), Address("new", 1)
+    targets = make()
+    targets.discover({HIGH: [old]}, [], 0.0)
+    for number in range(10):
+        attempt(targets, old, number + 1, 100.0)
+    assert targets.next_deadline().at > 100.0 + 10 * FIRST_DELAY_S
+
+    targets.discover({HIGH: [old, new]}, [], 1000.0)
+    assert [target.address for target in targets.due(1000.0)] == [new]
+    targets.discover({HIGH: [new]}, [], 1000.0)
+    attempt(targets, new, 20, 1000.0)
+    targets.discover({HIGH: [old, new]}, [], 1001.0)
+    assert [target.address for target in targets.due(1001.0)] == [old], "it is new again"
+
+
+def test_when_our_host_gains_an_address_what_failed_is_tried_again_at_once() -> None:
+    targets = make()
+    targets.give([HOST], 0.0)
+    for number in range(10):
+        attempt(targets, HOST, number + 1, 100.0)
+    ours = Address("192.0.2.1", 1)
+    targets.host_has([ours], 101.0)
+    assert [target.address for target in targets.due(101.0)] == [HOST]
+    attempt(targets, HOST, 20, 101.0)
+    targets.host_has([ours], 101.0)
+    assert targets.due(101.0) == [], "nothing is new"
+
+
+def test_a_peer_behind_another_gateway_may_have_our_own_address_and_is_not_dialled_there() -> None:
+    ours = Address("192.168.0.2", 1)
+    targets = make()
+    targets.host_has([ours], 0.0)
+    targets.discover({HIGH: [ours, HOST]}, [], 0.0)
+    assert [target.address for target in targets] == [HOST]
+
+
+def test_an_address_that_two_peers_say_is_dialled_for_the_one_that_is_not_connected() -> None:
+    targets = make()
+    targets.peer_up(LOW)
+    targets.discover({LOW: [HOST], HIGH: [HOST]}, [], 0.0)
+    (target,) = targets.due(10.0)
+    assert target.peer == HIGH
+
+    # The connected one answers: it is there, so there is nothing to be had for the other.
+    targets.dialling(HOST, LinkId(1))
+    targets.connected(LinkId(1), LOW, 10.0)
+    targets.closed(LinkId(1), "has another connection to us", 10.0)
+    targets.discover({LOW: [HOST], HIGH: [HOST]}, [], 20.0)
+    assert targets.due(1000.0) == []
+
+    # It moves away, and the address may be the other's.
+    targets.discover({HIGH: [HOST]}, [], 1000.0)
+    assert [target.peer for target in targets.due(1010.0)] == [HIGH]

@@ -7,7 +7,7 @@ OURSELF, NEAR, FAR, NEW = (f"7a:0c:00:00:00:0{number}" for number in range(1, 5)
 
 def row(name: str, nickname: str, short_id: int, route: str) -> PeerRow:
     reachable = route != "none"
-    return PeerRow(name, nickname, 1, 1, short_id, name == OURSELF, reachable, route, ())
+    return PeerRow(name, nickname, 1, 1, short_id, name == OURSELF, reachable, route, (), ())
 
 
 class Rows:

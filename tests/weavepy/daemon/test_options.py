@@ -35,6 +35,14 @@ def test_a_launch_that_trusts_subnets_is_started_again_with_them() -> None:
     assert Options.parse(where=WHERE).fastdp == "auto"
 
 
+def test_a_launch_that_advertises_addresses_is_started_again_with_them() -> None:
+    options = Options.parse(advertise=("gw.example:7000", "[fd01::1]:6783"), where=WHERE)
+    assert "--advertise=gw.example:7000" in options.arguments()
+    assert "--advertise=[fd01::1]:6783" in options.arguments()
+    assert options.shown()["advertise"] == "gw.example:7000 [fd01::1]:6783"
+    assert Options.parse(where=WHERE).shown()["advertise"] == "auto"
+
+
 def test_an_ipv6_universe_is_allowed() -> None:
     options = Options.parse(ipalloc_range="fd00:1::/64", where=WHERE)
     assert options.default_subnet.version == 6
@@ -55,6 +63,8 @@ def test_an_ipv6_universe_is_allowed() -> None:
         ({"ipalloc_init": "seed="}, "expected consensus"),
         ({"ipalloc_init": "seed=host1"}, "not a peer name"),
         ({"ipalloc_init": "observer=1"}, "expected consensus"),
+        ({"advertise": ("gw.example:x",)}, "1 to 65535"),
+        ({"advertise": ("gw.example",) * 9}, "8 times"),
         ({"port": 0}, "1 to 65535"),
         ({"port": 65536}, "1 to 65535"),
         ({"http_addr": "127.0.0.1"}, "ADDRESS:PORT"),

@@ -87,6 +87,7 @@ def a_peer(nickname: str, ourself: bool) -> schema.PeerStatus:
         reachable=True,
         route="ourself" if ourself else "direct",
         connections=[],
+        addresses=[],
     )
 
 
