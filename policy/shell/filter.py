@@ -1,0 +1,96 @@
+"""The packet filter of one bridge: applies changes, adopts what a predecessor left, repairs.
+
+All methods block; call them from one thread at a time. They act on the network namespace of that
+thread. What is in force when this process ends stays in force, and the next one compares with it.
+
+Bridged frames come to the filter only if br_netfilter brings them there. It is switched on for our
+bridge alone (an attribute of the bridge, not the host's sysctl), and looked after like the rules.
+"""
+
+import logging
+from random import Random
+
+from policy.core.table import Changes, Table, difference
+from policy.shell import script
+from policy.shell.reading import Foreign, drops, understood
+from weavepy.kernel.netlink import HostError, explained, find_link, netlink
+from weavepy.kernel.nftables import NftFailed, list_table, run_transaction
+
+log = logging.getLogger(__name__)
+
+
+class NoBridgeFiltering(HostError):
+    """The kernel cannot show bridged frames to packet filters."""
+
+
+class PolicyFilter:
+    def __init__(self, bridge: str, rng: Random) -> None:
+        self._bridge = bridge
+        self._generation = rng.randrange(script.GENERATIONS)
+        self.repairs = 0
+        """How often what somebody else had changed was put right."""
+
+    def apply(self, changes: Changes, wanted: Table) -> None:
+        """Bring `changes` into force, which make of what was applied before `wanted`. Atomic.
+
+        If they do not fit what is in the kernel, all of it is compared and put right.
+        """
+        if not changes:
+            return
+        generation = self._next(changes)
+        try:
+            run_transaction(script.change(self._bridge, changes, generation))
+        except NftFailed as error:
+            log.warning("the policies' table is not what it was: %s", error)
+            self.restore(wanted)
+            return
+        self._generation = generation
+
+    def restore(self, wanted: Table) -> bool:
+        """Compare with the kernel and change what differs; returns whether anything did.
+
+        The first call of a new process adopts the table: where nothing differs, nothing happens.
+        """
+        self._show_bridged_frames()
+        objects = list_table("inet", script.table_name(self._bridge))
+        try:
+            if objects is None:
+                raise Foreign("the table is gone")
+            present, self._generation = understood(objects, self._bridge, wanted)
+            changes = difference(present, wanted)
+            if not changes:
+                return False
+            generation = self._next(changes)
+            run_transaction(script.change(self._bridge, changes, generation))
+        except (Foreign, NftFailed) as error:
+            log.info("making the policies' table anew: %s", error)
+            generation = (self._generation + 1) % script.GENERATIONS
+            run_transaction(script.whole(self._bridge, wanted, generation))
+        self._generation = generation
+        self.repairs += 1
+        return True
+
+    def drops(self) -> dict[tuple[str, str], int]:
+        """Packets dropped, by direction and address of the isolated pod, since it is isolated."""
+        return drops(list_table("inet", script.table_name(self._bridge)) or [])
+
+    def remove(self) -> None:
+        name = f"inet {script.table_name(self._bridge)}"
+        run_transaction(f"add table {name}\ndelete table {name}\n")
+
+    def _next(self, changes: Changes) -> int:
+        """What was allowed stays so, unless something is forbidden now."""
+        return (self._generation + changes.forbids) % script.GENERATIONS
+
+    def _show_bridged_frames(self) -> None:
+        with explained(f"showing frames of {self._bridge} to packet filters"), netlink() as route:
+            link = find_link(route, self._bridge)
+            if link is None:
+                return
+            route.link(
+                "set",
+                index=link.index,
+                kind="bridge",
+                br_nf_call_iptables=1,
+                br_nf_call_ip6tables=1,
+            )

@@ -1,0 +1,244 @@
+"""A table of `policy.core.table` in nft's language: one table of the family inet, for one bridge.
+
+What a frame meets that the bridge forwards (br_netfilter brings it here) or the host routes:
+
+    forwarded   not by our bridge: none of our business. A connection that was judged under the
+                present policies: passes. Neighbour discovery, errors about connections: pass.
+                Otherwise the source's egress and the destination's ingress are asked.
+    replies     the same, for packets that go back: addresses and ports change places
+    allowed     whatever came to the end is marked, so that its connection is asked no more
+    unjudged    what belongs to no connection must not reach or leave a pod that is isolated at all
+
+What the host itself sends and gets is not forwarded, so a pod's own node always reaches it.
+
+**The mark is the generation of the policies** (the upper 24 bits of the connection's mark). A
+change that forbids anything comes with a new generation in the same transaction: from then on every
+connection is judged anew, by its next packet in whichever direction, and goes on or is cut.
+Nothing has to be searched for and deleted, and between two changes a packet costs one comparison,
+however many policies there are.
+
+All this rests on knowing who opened a connection. A TCP connection whose beginning was not seen
+might be a forbidden one that now looks as if its other end had opened it: it is unjudged.
+
+A pod's drops are counted by the elements of `..._drops`, which are the isolated addresses.
+Each rule has a digest of its text as a comment: that is how a rule that somebody changed is found.
+"""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from ipaddress import IPv4Address, IPv6Address
+
+from policy.core.objects import Family
+from policy.core.table import (
+    WAYS,
+    Chain,
+    Changes,
+    Element,
+    Match,
+    SetContent,
+    SetKind,
+    Table,
+    Way,
+)
+
+PRIORITY = -5
+"""Before the rules of others in the same hook, who may accept but not bring back what we drop."""
+
+GENERATIONS = 1 << 24
+_MASK = 0xFFFFFF00
+_REST = 0x000000FF
+
+_NEIGHBOURS = (
+    "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, "
+    "mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report"
+)
+_IP = {4: "ip", 6: "ip6"}
+_ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
+REPLIES = "_replies"
+DROPS = "_drops"
+
+
+def table_name(bridge: str) -> str:
+    return "weavepy_policy" if bridge == "weave" else f"weavepy_policy_{bridge}"
+
+
+def way_name(way: Way) -> str:
+    return f"{way[0]}{way[1]}"
+
+
+def whole(bridge: str, table: Table, generation: int) -> str:
+    """In place of whatever is there. Atomic: no packet meets anything in between."""
+    name = f"inet {table_name(bridge)}"
+    first = Changes(new_sets=table.sets, new_chains=table.chains, given=table.verdicts)
+    return f"add table {name}\ndelete table {name}\n" + change(bridge, first, generation)
+
+
+def change(bridge: str, changes: Changes, generation: int) -> str:
+    """On top of what is there. All fixed rules are stated anew, the generation with them."""
+    name = f"inet {table_name(bridge)}"
+    lines = [f"add table {name}", *_fixed(name, bridge, generation)]
+    for set_name, content in changes.new_sets.items():
+        lines.append(f"add set {name} {set_name} {{ {_set_type(content.kind, content.family)} }}")
+        lines += _elements(f"add element {name} {set_name}", content, content.elements)
+    for set_name, one in changes.elements.items():
+        content = SetContent(one.kind, one.family)
+        lines += _elements(f"delete element {name} {set_name}", content, one.removed)
+        lines += _elements(f"add element {name} {set_name}", content, one.added)
+    for chain_name, chain in changes.new_chains.items():
+        for real_name, rules in chain_rules(chain_name, chain).items():
+            lines.append(f"add chain {name} {real_name}")
+            lines += [f"add rule {name} {real_name} {rule}" for rule in rules]
+    for way, withdrawn in changes.withdrawn.items():
+        again = changes.given.get(way, {})
+        gone = [address for address in withdrawn if address not in again]
+        lines += _verdicts("delete", name, way, withdrawn)
+        lines += _listed(f"delete element {name} {way_name(way)}{DROPS}", gone)
+    for way, given in changes.given.items():
+        before = changes.withdrawn.get(way, {})
+        new = [address for address in given if address not in before]
+        lines += _listed(f"add element {name} {way_name(way)}{DROPS}", new)
+        lines += _verdicts("add", name, way, given)
+    for chain_name in changes.old_chains:
+        lines += [
+            f"delete chain {name} {real_name}" for real_name in (chain_name, chain_name + REPLIES)
+        ]
+    lines += [f"delete set {name} {set_name}" for set_name in changes.old_sets]
+    return "\n".join(lines) + "\n"
+
+
+def chain_rules(name: str, chain: Chain) -> dict[str, list[str]]:
+    """The two chains that one is made of, for packets there and back."""
+    way = f"{chain.direction}{chain.family}"
+    there = "saddr" if chain.direction == "ingress" else "daddr"
+    back = "daddr" if chain.direction == "ingress" else "saddr"
+    ip = _IP[chain.family]
+    return {
+        name: _signed(
+            [_match(one, f"{ip} {there}", "th dport") for one in chain.matches]
+            + [f"goto {way}_denied"]
+        ),
+        name + REPLIES: _signed(
+            [_match(one, f"{ip} {back}", "th sport") for one in chain.matches]
+            + [f"goto {way}_denied{REPLIES}"]
+        ),
+    }
+
+
+def fixed_chains(bridge: str, generation: int) -> dict[str, tuple[str, list[str]]]:
+    """Name to hook and rules, called chains first."""
+    mark = generation << 8
+    chains: dict[str, tuple[str, list[str]]] = {}
+    asked: dict[str, list[str]] = {"": [], REPLIES: []}
+    unjudged = []
+    for way in sorted(WAYS):
+        ip, name = _IP[way[1]], way_name(way)
+        own, other = ("daddr", "saddr") if way[0] == "ingress" else ("saddr", "daddr")
+        for suffix, field in (("", own), (REPLIES, other)):
+            chains[f"{name}_denied{suffix}"] = (
+                "",
+                [f"{ip} {field} @{name}{DROPS} drop", "drop"],
+            )
+            asked[suffix].append(f"{ip} {field} vmap @{name}{suffix}")
+        unjudged += [f"{ip} {field} @{name}{DROPS} drop" for field in (own, other)]
+    chains["allowed"] = ("", [f"ct mark set ct mark & {_REST:#x} | {mark:#x} accept"])
+    chains["unjudged"] = ("", [*unjudged, "accept"])
+    chains["replies"] = ("", [*asked[REPLIES], "goto allowed"])
+    chains["forwarded"] = (
+        f"{{ type filter hook forward priority {PRIORITY}; policy accept; }}",
+        [
+            f'iifname != "{bridge}" oifname != "{bridge}" accept',
+            f"ct mark & {_MASK:#x} == {mark:#x} accept",
+            f"icmpv6 type {{ {_NEIGHBOURS} }} accept",
+            "ct state related meta l4proto { icmp, ipv6-icmp } accept",
+            "ct state { invalid, untracked } goto unjudged",
+            "ct state new tcp flags & (fin | syn | rst | ack) != syn goto unjudged",
+            "ct direction reply goto replies",
+            *asked[""],
+            "goto allowed",
+        ],
+    )
+    signed = {name: (hook, _signed(rules)) for name, (hook, rules) in chains.items()}
+    signed["allowed"] = ("", [f'{rule[:-1]} {generation}"' for rule in signed["allowed"][1]])
+    return signed
+
+
+def comment_of(rule: str) -> str:
+    """The digest that a rule made here carries, and the generation in the rule that marks."""
+    return rule.rpartition(' comment "')[2].rstrip('"')
+
+
+def _fixed(name: str, bridge: str, generation: int) -> list[str]:
+    lines = []
+    for way in WAYS:
+        kind = _ADDRESS[way[1]]
+        for suffix in ("", REPLIES):
+            lines.append(f"add map {name} {way_name(way)}{suffix} {{ type {kind} : verdict; }}")
+        lines.append(f"add set {name} {way_name(way)}{DROPS} {{ type {kind}; counter; }}")
+    for chain, (hook, rules) in fixed_chains(bridge, generation).items():
+        lines += [f"add chain {name} {chain} {hook}".rstrip(), f"flush chain {name} {chain}"]
+        lines += [f"add rule {name} {chain} {rule}" for rule in rules]
+    return lines
+
+
+def _match(match: Match, address: str, port: str) -> str:
+    parts = []
+    if match.named is not None:
+        parts.append(f"{address} . meta l4proto . {port} @{match.named}")
+    if match.peers is not None:
+        parts.append(f"{address} @{match.peers}")
+    if match.ports is not None:
+        parts.append(f"meta l4proto . {port} @{match.ports}")
+    return " ".join([*parts, "return"])
+
+
+def _signed(rules: Iterable[str]) -> list[str]:
+    return [
+        f'{rule} comment "{blake2b(rule.encode(), digest_size=8).hexdigest()}"' for rule in rules
+    ]
+
+
+def _set_type(kind: SetKind, family: Family | None) -> str:
+    match kind:
+        case "pods":
+            assert family is not None
+            return f"type {_ADDRESS[family]};"
+        case "blocks":
+            assert family is not None
+            return f"type {_ADDRESS[family]}; flags interval;"
+        case "ports":
+            return "type inet_proto . inet_service; flags interval;"
+        case "named":
+            assert family is not None
+            return f"type {_ADDRESS[family]} . inet_proto . inet_service;"
+
+
+def _elements(command: str, content: SetContent, elements: Iterable[Element]) -> list[str]:
+    return _listed(command, [_element(content, one) for one in elements])
+
+
+def _element(content: SetContent, element: Element) -> str:
+    match content.kind:
+        case "pods":
+            return str(element[0])
+        case "blocks":
+            kind = IPv4Address if content.family == 4 else IPv6Address
+            first, last = (kind(int(one)) for one in element)
+            return str(first) if first == last else f"{first}-{last}"
+        case "ports":
+            protocol, first_port, last_port = element
+            span = first_port if first_port == last_port else f"{first_port}-{last_port}"
+            return f"{protocol} . {span}"
+        case "named":
+            return " . ".join(str(part) for part in element)
+
+
+def _verdicts(command: str, name: str, way: Way, verdicts: dict[str, str]) -> list[str]:
+    lines = []
+    for suffix in ("", REPLIES):
+        listed = [f"{address} : jump {chain}{suffix}" for address, chain in verdicts.items()]
+        lines += _listed(f"{command} element {name} {way_name(way)}{suffix}", listed)
+    return lines
+
+
+def _listed(command: str, elements: list[str]) -> list[str]:
+    return [f"{command} {{ {', '.join(elements)} }}"] if elements else []

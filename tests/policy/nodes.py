@@ -1,0 +1,43 @@
+"""A host of a test: all objects, and a packet filter in its network namespace that follows them."""
+
+import os
+from functools import partial
+from random import Random
+
+from policy.core.policies import Policies
+from policy.shell.filter import PolicyFilter
+from tests.namespaces import run
+from tests.policy.interpreter import tell
+from tests.policy.model import Document
+from weavepy.lab.system import in_namespace
+
+BRIDGE = "weave"
+
+
+class Node:
+    def __init__(self, name: str, namespace: str) -> None:
+        self.name = name
+        self.namespace = namespace
+        self.restart()
+
+    def restart(self) -> None:
+        """Nothing is left of it but what is in the kernel."""
+        self.policies = Policies(lambda pod: pod.node == self.name)
+        self.filter = PolicyFilter(BRIDGE, Random(os.getpid()))
+
+    def run(self, *command: str) -> str:
+        return run("ip", "netns", "exec", self.namespace, *command)
+
+    def tell(self, document: Document) -> None:
+        tell(self.policies, document)
+
+    def settle(self) -> None:
+        changes = self.policies.settle()
+        in_namespace(self.namespace, partial(self.filter.apply, changes, self.policies.table))
+
+    def restore(self) -> bool:
+        self.policies.settle()
+        return in_namespace(self.namespace, partial(self.filter.restore, self.policies.table))
+
+    def drops(self) -> dict[tuple[str, str], int]:
+        return in_namespace(self.namespace, self.filter.drops)

@@ -1,0 +1,12 @@
+"""A few of the random policy sets that `tests.policy.real_packets` sends packets through."""
+
+from tests.policy.real_packets import cable
+from tests.policy.shell.conftest import Cluster
+
+SETS = 6
+
+
+def test_model_packets_and_explanation_agree_in_every_cell(cluster: Cluster) -> None:
+    with cable(cluster) as packets:
+        assert [line for seed in range(SETS) for line in packets.differences(seed)] == []
+        assert packets.cells == SETS * 81
