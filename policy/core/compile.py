@@ -28,7 +28,6 @@ from policy.core.selectors import EVERYTHING
 from policy.core.table import Chain, Element, Match, content_name
 
 EVERY_POD = PodPeer(EVERYTHING, EVERYTHING)
-ALL_PORTS: tuple[PortRange, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,8 @@ def _side(
     end, other = (source, destination) if direction == "egress" else (destination, source)
     if end.pod is None:
         return Side(direction, end, (), ())
-    isolating = tuple(one for one in policies.selecting(end.pod) if direction in one.rules)
+    selecting = sorted(policies.selecting(end.pod), key=lambda one: one.key)
+    isolating = tuple(one for one in selecting if direction in one.rules)
     ports = destination.pod.ports if destination.pod is not None else ()
     verdicts = tuple(
         RuleVerdict(policy, number, _lacks(policies, rule, other, ports, service))
@@ -146,11 +147,7 @@ def _means(policies: Policies, peer: Peer, other: End) -> bool:
         return peer.family == other.address.version and ranges.contains(
             peer.ranges, int(other.address)
         )
-    if other.pod is None or not peer.pods.matches(other.pod.labels):
-        return False
-    if isinstance(peer.namespaces, str):
-        return other.pod.namespace == peer.namespaces
-    return peer.namespaces.matches(policies.namespace_labels(other.pod.namespace))
+    return other.pod is not None and policies.means(peer, other.pod)
 
 
 def _opens(wanted: PortRange | PortName, ports: tuple[NamedPort, ...], service: Service) -> bool:

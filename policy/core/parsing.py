@@ -11,6 +11,7 @@ Only what has no name cannot be kept at all: `Unreadable` is raised.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any, TypeVar, cast
 
@@ -44,6 +45,8 @@ API_VERSIONS = {
     "Pod": "v1",
 }
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
+CHECKED = 4096
+"""Texts that are remembered as checked: labels are few, and come again and again."""
 PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?", re.ASCII)
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
@@ -93,7 +96,7 @@ def parse_pod(document: Mapping[str, Any]) -> Pod:
         namespace,
         name,
         _labels(metadata),
-        tuple(dict.fromkeys(_address(one) for one in listed)),
+        tuple(_address(one) for one in dict.fromkeys(listed)),
         _container_ports(spec),
         spec.get("nodeName") or "",
         spec.get("hostNetwork") is True,
@@ -288,7 +291,7 @@ def _only(shape: Mapping[str, Any], where: str, *known: str) -> None:
 
 
 def _mapping(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise Unreadable(f"{where} must be a mapping, not {value!r}")
     return value
 
@@ -322,16 +325,26 @@ def _pairs(value: object, where: str) -> dict[str, str]:
 
 
 def _label_key(value: object, where: str) -> str:
-    if not isinstance(value, str) or not LABEL_KEY.fullmatch(value):
+    if not isinstance(value, str) or not _is_label_key(value):
         raise Unreadable(f"{where} has {value!r}, which is no label's key")
     return value
 
 
 def _label_value(value: object, where: str) -> str:
-    if not isinstance(value, str) or not LABEL_VALUE.fullmatch(value):
+    if not isinstance(value, str) or not _is_label_value(value):
         hint = "" if isinstance(value, str) else "; put it in quotes"
         raise Unreadable(f"{where} has {value!r}, which is no label's value{hint}")
     return value
+
+
+@lru_cache(maxsize=CHECKED)
+def _is_label_key(text: str) -> bool:
+    return LABEL_KEY.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=CHECKED)
+def _is_label_value(text: str) -> bool:
+    return LABEL_VALUE.fullmatch(text) is not None
 
 
 def _protocol(value: object, where: str) -> Protocol:

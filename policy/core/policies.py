@@ -22,11 +22,11 @@ from policy.core.objects import (
     DIRECTIONS,
     FAMILIES,
     Address,
-    Direction,
     Family,
     Key,
     Namespace,
     Pod,
+    PodPeer,
     Policy,
 )
 from policy.core.table import Changes, RecordedTable, Table, Way
@@ -118,8 +118,14 @@ class Policies:
             if policy.selector.matches(pod.labels):
                 yield policy
 
-    def namespace_labels(self, name: str) -> dict[str, str]:
-        return self.namespaces.get(name, Namespace(name)).all_labels()
+    def means(self, peer: PodPeer, pod: Pod) -> bool:
+        """Whether this pod is one of those that the peer selects."""
+        if not pod.participates or not peer.pods.matches(pod.labels):
+            return False
+        if isinstance(peer.namespaces, str):
+            return pod.namespace == peer.namespaces
+        namespace = self.namespaces.get(pod.namespace, Namespace(pod.namespace))
+        return peer.namespaces.matches(namespace.all_labels())
 
     def owner(self, address: Address) -> Pod | None:
         """The pod that has this address now."""
@@ -261,13 +267,3 @@ class Policies:
             source = self._groups.release(one)
             if source is not None:
                 self._compiler.forget(source)
-
-
-def selects(policy: Policy, pod: Pod, direction: Direction) -> bool:
-    """Whether this policy isolates this pod in this direction."""
-    return (
-        pod.participates
-        and policy.namespace == pod.namespace
-        and direction in policy.rules
-        and policy.selector.matches(pod.labels)
-    )

@@ -87,9 +87,9 @@ class Changes:
     old_sets: dict[str, SetContent] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return any(
-            (self.new_sets, self.elements, self.new_chains, self.withdrawn, self.given)
-        ) or any((self.old_chains, self.old_sets))
+        verdicts = self.withdrawn or self.given
+        chains = self.new_chains or self.old_chains
+        return bool(verdicts or chains or self.new_sets or self.old_sets or self.elements)
 
     @property
     def forbids(self) -> bool:

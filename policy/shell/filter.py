@@ -13,22 +13,16 @@ from random import Random
 from policy.core.table import Changes, Table, difference
 from policy.shell import script
 from policy.shell.reading import Foreign, drops, understood
-from weavepy.kernel.netlink import HostError, explained, find_link, netlink
+from weavepy.kernel.netlink import explained, find_link, netlink
 from weavepy.kernel.nftables import NftFailed, list_table, run_transaction
 
 log = logging.getLogger(__name__)
-
-
-class NoBridgeFiltering(HostError):
-    """The kernel cannot show bridged frames to packet filters."""
 
 
 class PolicyFilter:
     def __init__(self, bridge: str, rng: Random) -> None:
         self._bridge = bridge
         self._generation = rng.randrange(script.GENERATIONS)
-        self.repairs = 0
-        """How often what somebody else had changed was put right."""
 
     def apply(self, changes: Changes, wanted: Table) -> None:
         """Bring `changes` into force, which make of what was applied before `wanted`. Atomic.
@@ -51,7 +45,7 @@ class PolicyFilter:
 
         The first call of a new process adopts the table: where nothing differs, nothing happens.
         """
-        self._show_bridged_frames()
+        self._show_bridged_frames(True)
         objects = list_table("inet", script.table_name(self._bridge))
         try:
             if objects is None:
@@ -67,7 +61,6 @@ class PolicyFilter:
             generation = (self._generation + 1) % script.GENERATIONS
             run_transaction(script.whole(self._bridge, wanted, generation))
         self._generation = generation
-        self.repairs += 1
         return True
 
     def drops(self) -> dict[tuple[str, str], int]:
@@ -75,6 +68,8 @@ class PolicyFilter:
         return drops(list_table("inet", script.table_name(self._bridge)) or [])
 
     def remove(self) -> None:
+        """All of it; bridged frames are shown to packet filters no more."""
+        self._show_bridged_frames(False)
         name = f"inet {script.table_name(self._bridge)}"
         run_transaction(f"add table {name}\ndelete table {name}\n")
 
@@ -82,15 +77,9 @@ class PolicyFilter:
         """What was allowed stays so, unless something is forbidden now."""
         return (self._generation + changes.forbids) % script.GENERATIONS
 
-    def _show_bridged_frames(self) -> None:
+    def _show_bridged_frames(self, shown: bool) -> None:
         with explained(f"showing frames of {self._bridge} to packet filters"), netlink() as route:
             link = find_link(route, self._bridge)
-            if link is None:
-                return
-            route.link(
-                "set",
-                index=link.index,
-                kind="bridge",
-                br_nf_call_iptables=1,
-                br_nf_call_ip6tables=1,
-            )
+            if link is not None:
+                call = {"br_nf_call_iptables": int(shown), "br_nf_call_ip6tables": int(shown)}
+                route.link("set", index=link.index, kind="bridge", **call)

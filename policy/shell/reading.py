@@ -74,6 +74,8 @@ def _listed(objects: Iterable[dict[str, Any]]) -> _Listed:
         for kind in ("set", "map"):
             if kind in entry:
                 listed.elements[entry[kind]["name"]] = entry[kind].get("elem", [])
+        if entry.get("table", {}).get("flags"):
+            raise Foreign("a table that sleeps")
         if "chain" in entry:
             chain = entry["chain"]
             listed.comments[chain["name"]] = []

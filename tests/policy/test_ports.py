@@ -1,5 +1,7 @@
 """Ports: numbers, names, ranges and protocols, each by itself."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.policy.judges import Judge
@@ -50,16 +52,11 @@ def test_the_port_is_the_destinations(judge: Judge) -> None:
     assert not judge.lets(world, CLIENT, BARE, 8080)
 
 
-def test_a_name_going_in_is_what_each_destination_calls_so(judge: Judge) -> None:
-    world = into({"port": "web"})
-    assert judge.lets(world, CLIENT, WEB, 80)
-    assert not judge.lets(world, CLIENT, WEB, 8080)
-    assert judge.lets(world, CLIENT, OLD, 8080)
-    assert not judge.lets(world, CLIENT, OLD, 80)
-
-
-def test_a_name_going_out_is_what_each_destination_calls_so(judge: Judge) -> None:
-    world = out_to({"port": "web"})
+@pytest.mark.parametrize("wanted", [into, out_to], ids=["ingress", "egress"])
+def test_a_name_is_what_each_destination_calls_so(
+    judge: Judge, wanted: Callable[..., list[Document]]
+) -> None:
+    world = wanted({"port": "web"})
     assert judge.lets(world, CLIENT, WEB, 80)
     assert not judge.lets(world, CLIENT, WEB, 8080)
     assert judge.lets(world, CLIENT, OLD, 8080)

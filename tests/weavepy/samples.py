@@ -246,6 +246,12 @@ def sample_status() -> schema.Status:
         ipam=ipam_status(),
         datapath=datapath_status(),
         fastdp=fastdp_status(),
+        policy=schema.PolicySummary(
+            policies=3,
+            faulty=1,
+            repairs=2,
+            drops=[schema.PodDrops(namespace="shop", name="web", ingress=7, egress=0)],
+        ),
     )
 
 
@@ -270,4 +276,49 @@ def sample_report() -> schema.Report:
         options={"port": "6783"},
         kernel="6.1",
         python="3.11",
+    )
+
+
+def sample_policy_answer() -> schema.PolicyAnswer:
+    return schema.PolicyAnswer(
+        changes=[
+            schema.PolicyChange(
+                kind="NetworkPolicy",
+                namespace="default",
+                name="deny",
+                done="created",
+                fault="spec has a field 'Ingress'",
+            ),
+            schema.PolicyChange(
+                kind="Namespace", namespace="", name="shop", done="changed", fault=""
+            ),
+        ]
+    )
+
+
+def sample_policy_status() -> schema.PolicyStatus:
+    return schema.PolicyStatus(
+        enforced=True,
+        policies=[
+            schema.PolicyRow(
+                namespace="default",
+                name="deny",
+                selector="app=web",
+                directions=["ingress"],
+                pods=1,
+                fault="",
+            )
+        ],
+        pods=[
+            schema.PolicyPod(
+                namespace="default",
+                name="web",
+                addresses=["10.32.0.1"],
+                labels={"app": "web"},
+                local=True,
+                isolated=["ingress"],
+                drops=7,
+            )
+        ],
+        repairs=0,
     )

@@ -26,6 +26,10 @@ class Directories:
         return self.run / "weavepy.sock"
 
     @property
+    def policies_file(self) -> Path:
+        return self.state / "policies.json"
+
+    @property
     def datapath_socket(self) -> Path:
         return self.run / "datapath.sock"
 

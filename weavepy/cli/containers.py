@@ -49,6 +49,7 @@ def _container_options(function: Function) -> Function:
     ("weavepy attach web", "the namespace `web` of `ip netns`, an address of the default subnet"),
     ("weavepy attach --container 3f2a91", "a container"),
     ("weavepy attach --ip 10.32.0.9/12 web", "with this very address"),
+    ("weavepy attach --label app=web --namespace shop web", "as network policies know it"),
     ("weavepy attach --net default --net 10.40.1.0/24 web", "with addresses in two subnets"),
 )
 @_container_options
@@ -56,6 +57,15 @@ def _container_options(function: Function) -> Function:
 @click.option(
     "--interface", default="ethwe", show_default=True, help="The interface's name inside."
 )
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What network policies select it by. May be given several times.",
+)
+@click.option("--namespace", "pod_namespace", metavar="NAME", help="Its namespace for policies.")
+@click.option("--name", "pod_name", metavar="NAME", help="Its name for policies.")
 @timeout_option(30.0, "addresses")
 @json_option
 def attach(
@@ -65,6 +75,9 @@ def attach(
     ips: tuple[str, ...],
     nets: tuple[str, ...],
     interface: str,
+    labels: tuple[str, ...],
+    pod_namespace: str | None,
+    pod_name: str | None,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -77,6 +90,9 @@ def attach(
         **_which(namespace, pid, container),
         addresses=_addresses(ips, nets),
         interface=interface,
+        labels=_labels(labels),
+        pod_namespace=pod_namespace or "",
+        pod_name=pod_name or "",
         timeout_s=timeout_s,
     )
     answer = api().attach(request)
@@ -176,6 +192,16 @@ def _addresses(ips: Iterable[str], nets: Iterable[str]) -> list[str]:
         *(f"ip:{_checked(_check_ip, text)}" for text in ips),
         *(f"net:{_checked(_check_net, text)}" for text in nets),
     ]
+
+
+def _labels(texts: Iterable[str]) -> dict[str, str]:
+    labels = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--label {text!r} is not KEY=VALUE, such as app=web")
+        labels[key] = value
+    return labels
 
 
 def _checked(check: Callable[[str], object], text: str) -> str:

@@ -32,6 +32,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "hide": ("containers", "Take this host off the network again."),
         "cni": ("cni", "Have container runtimes use the network, by the CNI plugin."),
     },
+    "Policies": {
+        "policy": ("policy", "Say who may talk to whom, and see why they can or cannot."),
+    },
     "Addresses": {
         "ipam": ("ipam", "Look at and use the address ring."),
         "prime": ("ipam", "Wait until addresses can be allocated."),

@@ -20,6 +20,9 @@ STOP_TIMEOUT_S = 30.0
 BENCH_TIMEOUT_S = 60.0
 """Two containers to be attached, one of them elsewhere, and the short measurements."""
 
+POLICY_TIMEOUT_S = 30.0
+"""Compiling, a write to disk, and one transaction of the packet filter."""
+
 ALLOCATION_TIMEOUT_S = 30.0
 """What a router allows an allocation whose request names no limit."""
 
@@ -110,6 +113,24 @@ class Api:
     def bench(self, request: schema.BenchRequest) -> schema.BenchAnswer:
         waits_s = BENCH_TIMEOUT_S + 3 * request.seconds
         return self._post("/v1/bench", request, schema.BenchAnswer, waits_s)
+
+    def policy(self) -> schema.PolicyStatus:
+        return self._get("/v1/policy", schema.PolicyStatus)
+
+    def policy_apply(self, request: schema.PolicyObjects) -> schema.PolicyAnswer:
+        return self._post("/v1/policy/apply", request, schema.PolicyAnswer, POLICY_TIMEOUT_S)
+
+    def policy_delete(self, request: schema.PolicyObjects) -> schema.PolicyAnswer:
+        return self._post("/v1/policy/delete", request, schema.PolicyAnswer, POLICY_TIMEOUT_S)
+
+    def policy_explain(self, request: schema.ExplainRequest) -> schema.ExplainAnswer:
+        return self._post("/v1/policy/explain", request, schema.ExplainAnswer)
+
+    def policy_matrix(self, request: schema.MatrixRequest) -> schema.MatrixAnswer:
+        return self._post("/v1/policy/matrix", request, schema.MatrixAnswer)
+
+    def policy_lint(self) -> schema.LintAnswer:
+        return self._get("/v1/policy/lint", schema.LintAnswer)
 
     def stop(self, request: schema.StopRequest) -> schema.Done:
         return self._post("/v1/stop", request, schema.Done, STOP_TIMEOUT_S)

@@ -32,9 +32,17 @@ file. A request that fails answers with `Failure` and a status of 400 (asked wro
 | POST /v1/cni/status       | CniStatusRequest  | CniStatusAnswer |
 | POST /v1/capture          | CaptureRequest    | Pcapng          |
 | POST /v1/bench            | BenchRequest      | BenchAnswer     |
+| GET  /v1/policy           |                   | PolicyStatus    |
+| POST /v1/policy/apply     | PolicyObjects     | PolicyAnswer    |
+| POST /v1/policy/delete    | PolicyObjects     | PolicyAnswer    |
+| POST /v1/policy/explain   | ExplainRequest    | ExplainAnswer   |
+| POST /v1/policy/matrix    | MatrixRequest     | MatrixAnswer    |
+| GET  /v1/policy/lint      |                   | LintAnswer      |
 | POST /v1/stop             | StopRequest       | Done            |
 | POST /v1/reset            | ResetRequest      | Done            |
 """
+
+from typing import Any
 
 import msgspec
 
@@ -88,6 +96,10 @@ class AttachRequest(Struct):
     """Each "net:default", "net:CIDR", "ip:ADDRESS/LENGTH"; none means "net:default"."""
     interface: str = "ethwe"
     """The interface's name inside the namespace."""
+    labels: dict[str, str] = {}
+    """What network policies know it by, with the next two; none of them leaves what is known."""
+    pod_namespace: str = ""
+    pod_name: str = ""
     timeout_s: float = 30.0
 
 
@@ -592,6 +604,8 @@ class Status(Struct):
     datapath: DatapathStatus
     fastdp: FastdpStatus | None = None
     """None from a router that is older than the fast path."""
+    policy: "PolicySummary | None" = None
+    """None while there is no network policy."""
 
 
 class Report(Struct):
@@ -672,3 +686,100 @@ class ResetRequest(Struct):
     """Leave the mesh for good: hand ranges over, then forget identity, ring and peers."""
 
     timeout_s: float = 10.0
+
+
+# --- policy --------------------------------------------------------------------------------------
+
+
+class PolicyObjects(Struct):
+    objects: list[dict[str, Any]]
+    """As Kubernetes writes them: NetworkPolicy, Namespace, Pod."""
+
+
+class PolicyChange(Struct):
+    kind: str
+    namespace: str
+    name: str
+    done: str
+    """One of "created", "changed", "unchanged", "deleted", "absent"."""
+    fault: str
+    """Why a policy cannot be compiled: it is in force, and allows nothing."""
+
+
+class PolicyAnswer(Struct):
+    changes: list[PolicyChange]
+
+
+class PolicyRow(Struct):
+    namespace: str
+    name: str
+    selector: str
+    directions: list[str]
+    pods: int
+    """How many it selects on this host."""
+    fault: str
+
+
+class PodDrops(Struct):
+    namespace: str
+    name: str
+    ingress: int
+    """Packets to it that no policy allowed, since it has been isolated."""
+    egress: int
+
+
+class PolicySummary(Struct):
+    policies: int
+    faulty: int
+    """Of them, those that cannot be compiled."""
+    repairs: int
+    drops: list[PodDrops]
+    """Of isolated pods on this host."""
+
+
+class PolicyPod(Struct):
+    namespace: str
+    name: str
+    addresses: list[str]
+    labels: dict[str, str]
+    local: bool
+    isolated: list[str]
+    """Directions."""
+    drops: int
+    """Packets from or to it that no policy allowed; only of pods on this host."""
+
+
+class PolicyStatus(Struct):
+    enforced: bool
+    """If not, there is no policy, and packets are not looked at."""
+    policies: list[PolicyRow]
+    pods: list[PolicyPod]
+    repairs: int
+    """How often what somebody had done to the packet filter was undone."""
+
+
+class ExplainRequest(Struct):
+    source: str
+    """A pod (NAME, NAMESPACE/NAME) or an address."""
+    destination: str
+    port: str
+    """Like "80/tcp", or "icmp"."""
+
+
+class ExplainAnswer(Struct):
+    allowed: bool
+    lines: list[str]
+
+
+class MatrixRequest(Struct):
+    port: str
+
+
+class MatrixAnswer(Struct):
+    pods: list[str]
+    allowed: list[list[bool]]
+    """From each pod to each."""
+
+
+class LintAnswer(Struct):
+    findings: list[str]

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ipam.core.effects import OwnerKind
+from policy.core.objects import Address
+from policy.core.roster import Identity
 from router.shell import containers, namespaces
 from router.shell.attach import AttachmentFacts
 from router.shell.host import Host, Seen
@@ -32,6 +34,7 @@ from weavepy.daemon.addresses import (
     parse_wanted,
 )
 from weavepy.daemon.api import NotFound
+from weavepy.daemon.policies import identity_of
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +76,29 @@ class Addresses(Protocol):
         ...
 
 
+class Gate(Protocol):
+    """Network policies, as far as attachments have to tell them who is there."""
+
+    async def placed(
+        self, owner: str, addresses: Sequence[Address], identity: Identity | None
+    ) -> None:
+        """Returns when policies are in force for these addresses."""
+        ...
+
+    async def left(self, owner: str, addresses: Sequence[Address] = ()) -> None:
+        """These are gone, or all."""
+        ...
+
+
 class Attachments:
     def __init__(
-        self, host: Host, addresses: Addresses, thread: Executor, mtu_bytes: int, tap: str
+        self,
+        host: Host,
+        addresses: Addresses,
+        thread: Executor,
+        mtu_bytes: int,
+        tap: str,
+        gate: Gate,
     ) -> None:
         self.mtu_bytes = mtu_bytes
         self._host = host
@@ -84,6 +107,7 @@ class Attachments:
         """As it was when we last looked; None before the first look."""
         self._addresses = addresses
         self._thread = thread
+        self._gate = gate
         self._locks: dict[str, asyncio.Lock] = {}
         self._users: Counter[str] = Counter()
         """How many hold or await each lock: with its last user a lock goes."""
@@ -99,6 +123,7 @@ class Attachments:
     async def attach(self, request: schema.AttachRequest) -> schema.Attachment:
         owner, namespace = await self._resolve(request.namespace, request.pid, request.container)
         wanted = parse_wanted(request.addresses, self._addresses.default_subnet)
+        identity = identity_of(request)
         async with self.one_at_a_time(owner):
             before = set(self._addresses.of_owner(owner))
             interfaces: list[Interface] = []
@@ -110,15 +135,18 @@ class Attachments:
                         case Exactly(interface=interface):
                             taking = self._addresses.claim(owner, interface, request.timeout_s)
                     interfaces.append(await taking)
+                await self._gate.placed(owner, [one.ip for one in interfaces], identity)
                 facts = await self.on_host(
                     lambda: self._host.attach(
                         namespace, owner, interfaces, self.mtu_bytes, interface=request.interface
                     )
                 )
             except BaseException:
-                for interface in interfaces:
-                    if interface not in before:
-                        self._addresses.release(owner, interface)
+                new = [interface for interface in interfaces if interface not in before]
+                for interface in new:
+                    self._addresses.release(owner, interface)
+                if new:
+                    await self._gate.left(owner, [interface.ip for interface in new])
                 raise
             return attachment(facts)
 
@@ -134,6 +162,7 @@ class Attachments:
             released = self._addresses.release(owner, None) if not unwanted else []
             for interface in unwanted:
                 released += self._addresses.release(owner, interface)
+            await self._gate.left(owner, [interface.ip for interface in unwanted])
             gone = sorted({str(interface) for interface in (*removed, *released)})
             if not gone and not unwanted:
                 raise NotFound(f"{owner} is not attached: `weavepy ps` lists what is")

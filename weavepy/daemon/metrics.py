@@ -52,6 +52,8 @@ class StatusCollector(Collector):
         yield from _session_metrics(status.datapath.sessions)
         if status.fastdp is not None:
             yield from _fastdp_metrics(status.fastdp)
+        if status.policy is not None:
+            yield from _policy_metrics(status.policy)
 
 
 def render_metrics(status: schema.Status) -> bytes:
@@ -318,6 +320,25 @@ def _fastdp_metrics(fastdp: schema.FastdpStatus) -> Iterator[Metric]:
     for counter in fastdp.refused:
         refused.add_metric([counter.name], counter.value)
     yield refused
+
+
+def _policy_metrics(policy: schema.PolicySummary) -> Iterator[Metric]:
+    yield _gauge("weavepy_policies", "Network policies in force.", policy.policies)
+    yield _gauge(
+        "weavepy_policies_faulty", "Those that cannot be compiled, and close.", policy.faulty
+    )
+    yield _counter(
+        "weavepy_policy_repairs", "Times that others' changes were undone.", policy.repairs
+    )
+    drops = CounterMetricFamily(
+        "weavepy_policy_dropped",
+        "Packets from or to an isolated pod here that no policy allowed.",
+        labels=["namespace", "pod", "direction"],
+    )
+    for pod in policy.drops:
+        drops.add_metric([pod.namespace, pod.name, "ingress"], pod.ingress)
+        drops.add_metric([pod.namespace, pod.name, "egress"], pod.egress)
+    yield drops
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

@@ -68,6 +68,7 @@ WorldEffect = (
     | Persist
     | AnswerRequest
     | TellDatapath
+    | GossipReceived
     | UnicastReceived
     | TunnelEffect
 )
@@ -205,6 +206,8 @@ class Node:
             case GossipReceived(channel=channel, source=source, update=update):
                 if self.ipam is not None and channel == RING_CHANNEL:
                     return self._persisted(self.ipam.handle_gossip(source, update, now), now)
+                if channel != RING_CHANNEL:
+                    self._world.perform(effect, now)
             case UnicastReceived(channel=channel) if channel != RING_CHANNEL:
                 self._world.perform(effect, now)
             case UnicastReceived(source=source, payload=payload):

@@ -37,9 +37,12 @@ from fastdp.shell.vxlan import VxlanDriver
 from ipam.core.effects import AnswerRequest, Persist
 from ipam.core.ipam import Ipam
 from ipam.shell.store import Store
+from policy.core.sharing import CHANNEL as PODS_CHANNEL
+from policy.shell.filter import PolicyFilter
 from router.mesh.effects import (
     CloseLink,
     Dial,
+    GossipReceived,
     LinkId,
     RememberTargets,
     SendBytes,
@@ -56,7 +59,7 @@ from router.sleeve.negotiation import Negotiator, TellDatapath
 from weavepy import __version__
 from weavepy.base.effects import LogLine
 from weavepy.base.errors import WeavepyError
-from weavepy.base.gossip import Unicast
+from weavepy.base.gossip import Announce, Channel, Unicast
 from weavepy.base.names import PeerName, PeerUid, ShortId
 from weavepy.daemon import api, benching, files, listener, metrics
 from weavepy.daemon.attachments import Attachments
@@ -65,6 +68,7 @@ from weavepy.daemon.clock import Timer
 from weavepy.daemon.node import RING_CHANNEL, Node, WorldEffect
 from weavepy.daemon.options import Options
 from weavepy.daemon.pods import Pods
+from weavepy.daemon.policies import PolicyService
 from weavepy.daemon.requests import Requests
 from weavepy.daemon.ring import RingService, init_mode, running_addresses
 from weavepy.daemon.service import RouterService
@@ -142,11 +146,20 @@ class Router:
         self.fastdp, tunnels = await self._on_host(lambda: prepare(driver, wanted))
         self.tunnels = Tunnels(driver, self._thread, self._tell_paths)
 
+        self.policies = PolicyService(
+            directories.policies_file,
+            PolicyFilter(options.bridge, rng),
+            self._thread,
+            identity.name,
+            options.nickname,
+            self._tell_mesh,
+        )
+        facts = await self._on_host(self.host.attachments)
+        await self.policies.start((it.owner, [one.ip for one in it.addresses]) for it in facts)
         now = loop.time()
         remembered = files.load_targets(directories.targets_file) if options.resume else ()
         ipam = None
         if options.ipam:
-            facts = await self._on_host(self.host.attachments)
             exposed = await self._on_host(self.host.exposed)
             ipam = Ipam(
                 ourself=identity.name,
@@ -160,6 +173,12 @@ class Router:
                 known_owners=None,
                 expects_peers=bool(options.peers or remembered),
             )
+        channels: dict[str, Channel] = {
+            benching.CHANNEL: benching.Stateless(),
+            PODS_CHANNEL: self.policies.shared,
+        }
+        if ipam is not None:
+            channels[RING_CHANNEL] = ipam
         mesh = Mesh(
             identity=identity,
             uid=PeerUid(rng.getrandbits(62) + 1),
@@ -169,8 +188,7 @@ class Router:
             port=options.port,
             udp_port=options.port,
             version=__version__,
-            channels={benching.CHANNEL: benching.Stateless()}
-            | ({} if ipam is None else {RING_CHANNEL: ipam}),
+            channels=channels,
             rng=rng,
             now=now,
             discovery=options.discovery,
@@ -196,7 +214,9 @@ class Router:
         )
         self.node = Node(mesh, ipam, negotiator, self, self.paths)
         self.ring = RingService(self.node, self.requests, options, self.changed, self.store)
-        self.attachments = Attachments(self.host, self.ring, self._thread, self.mtu_bytes, TAP)
+        self.attachments = Attachments(
+            self.host, self.ring, self._thread, self.mtu_bytes, TAP, self.policies
+        )
         self.pods = Pods(
             self.host,
             self.attachments,
@@ -301,6 +321,7 @@ class Router:
             directories.identity_file,
             directories.secret_file,
             directories.targets_file,
+            directories.policies_file,
             *sorted(directories.state.glob(directories.database_file.name + "*")),
         )
         self.ask_to_stop(keep_datapath=False)
@@ -348,6 +369,10 @@ class Router:
 
     def _fire(self) -> None:
         self.node.handle_timeout(self._now())
+        self._timer.arm()
+
+    def _tell_mesh(self, announced: list[Announce]) -> None:
+        self.node.run(announced, self._now())
         self._timer.arm()
 
     def _tell_bench(self, peer: PeerName, payload: bytes) -> None:
@@ -425,6 +450,7 @@ class Router:
                     self._tell_paths(FastPaths.handle_ports_changed)
                 await self.pods.replay()
                 await self._follow_underlay()
+                await self.policies.repair()
                 said = ""
             except WeavepyError as error:
                 if str(error) != said:
@@ -537,6 +563,8 @@ class Router:
                     self._datapath.send(message)
             case UnicastReceived(source=source, payload=payload):
                 self.benching.handle(source, payload)
+            case GossipReceived(source=source, update=update):
+                self.policies.handle_gossip(source, update)
             case RememberTargets(targets=targets):
                 files.save_targets(self.options.directories.targets_file, targets)
             case LogLine(level=level, message=text, fields=fields):

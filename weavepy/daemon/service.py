@@ -41,6 +41,12 @@ class RouterService:
         self.cni_status = router.pods.status
         self.capture = router.capturing.capture
         self.bench = router.benching.bench
+        self.policy_status = router.policies.status
+        self.policy_apply = router.policies.apply
+        self.policy_delete = router.policies.delete
+        self.policy_explain = router.policies.explain
+        self.policy_matrix = router.policies.matrix
+        self.policy_lint = router.policies.lint
 
     # --- showing -----------------------------------------------------------------------------
 
@@ -59,6 +65,12 @@ class RouterService:
             warnings.append("traffic is NOT encrypted (--insecure)")
         if snapshot is None:
             warnings.append("the datapath is not running: containers of other hosts are cut off")
+        policy = await router.policies.summary()
+        if policy is not None and policy.faulty:
+            warnings.append(
+                f"{policy.faulty} network policies cannot be compiled, so what they select is"
+                " closed: `weavepy policy status` says why"
+            )
         options = router.options
         return schema.Status(
             router=schema.RouterStatus(
@@ -91,6 +103,7 @@ class RouterService:
             datapath=status.datapath(
                 snapshot, options.bridge, mesh, await router.attachments.filter_drops()
             ),
+            policy=policy,
             fastdp=status.fastdp(
                 router.fastdp, FASTDP_PORT, fast_rows, await router.tunnels.counters(), mesh
             ),

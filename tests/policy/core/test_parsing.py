@@ -52,6 +52,7 @@ FAULTY = {
     "In without values": peer(podSelector=expression("a", "In")),
     "Exists with values": peer(podSelector=expression("a", "Exists", "b")),
     "an operator that there is not": peer(podSelector=expression("a", "Is", "b")),
+    "a label that is a list": peer(podSelector={"matchLabels": {"a": []}}),
     "a label that is a number": peer(podSelector={"matchLabels": {"a": 1}}),
     "an expression without key": peer(podSelector={"matchExpressions": [{"operator": "Exists"}]}),
     "a field beside the known ones": policy("p", labels(app="web"), Ingress=[]),

@@ -56,6 +56,9 @@ class Cluster(Namespaces):
                 node.tell(document)
             node.settle()
 
+    def run_in(self, namespace: str, *command: str) -> str:
+        return run("ip", "netns", "exec", namespace, *command)
+
     def place(self, *pods: Document) -> list[str]:
         """Pods with their containers; returns their namespaces."""
         made = []

@@ -11,6 +11,8 @@ from tests.policy.objects import OPEN, labels, pod, policy
 from tests.policy.shell.conftest import Cluster
 from weavepy.lab.system import in_namespace
 
+pytestmark = pytest.mark.root
+
 A, B, C = "10.1.0.1", "10.1.0.2", "10.1.0.3"
 PODS = [
     pod("a", A, node="one", app="client"),

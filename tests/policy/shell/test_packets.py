@@ -6,6 +6,8 @@ from tests.policy.objects import OPEN, labels, pod, policy
 from tests.policy.reach import Cell, has_sctp
 from tests.policy.shell.conftest import Cluster, ReachMaker
 
+pytestmark = pytest.mark.root
+
 A, B, C = "10.1.0.1", "10.1.0.2", "10.1.0.3"
 A6, B6, C6 = "fd00:1::1", "fd00:1::2", "fd00:1::3"
 PODS = [

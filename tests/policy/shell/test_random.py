@@ -1,7 +1,11 @@
 """A few of the random policy sets that `tests.policy.real_packets` sends packets through."""
 
+import pytest
+
 from tests.policy.real_packets import cable
 from tests.policy.shell.conftest import Cluster
+
+pytestmark = pytest.mark.root
 
 SETS = 6
 

@@ -10,6 +10,8 @@ from tests.policy.objects import labels, namespace, pod, policy
 from tests.policy.reach import Cell
 from tests.policy.shell.conftest import Cluster, ReachMaker
 
+pytestmark = pytest.mark.root
+
 A, B, C = "10.1.0.1", "10.1.0.2", "10.1.0.3"
 OBJECTS: list[Document] = [
     namespace("x", team="a"),
@@ -80,6 +82,7 @@ def test_a_restart_removes_what_is_wanted_no_more_and_adds_what_is_new(one: Node
     [
         "flush ruleset",
         "delete table inet weavepy_policy",
+        "add table inet weavepy_policy { flags dormant; }",
         "flush chain inet weavepy_policy forwarded",
         "insert rule inet weavepy_policy forwarded accept",
         "insert rule inet weavepy_policy unjudged accept",

@@ -18,6 +18,8 @@ from tests.weavepy.samples import (
     sample_addresses,
     sample_attachment,
     sample_history,
+    sample_policy_answer,
+    sample_policy_status,
     sample_report,
     sample_status,
 )
@@ -73,6 +75,14 @@ _ANSWERS: dict[str, object] = {
         rtt_ms_p99=0.75,
         rtt_lost=0,
     ),
+    "/v1/policy": sample_policy_status(),
+    "/v1/policy/apply": sample_policy_answer(),
+    "/v1/policy/delete": sample_policy_answer(),
+    "/v1/policy/explain": schema.ExplainAnswer(allowed=False, lines=["web -> db: is blocked"]),
+    "/v1/policy/matrix": schema.MatrixAnswer(
+        pods=["default/db", "default/web"], allowed=[[True, False], [True, True]]
+    ),
+    "/v1/policy/lint": schema.LintAnswer(findings=["default/deny: selects no pod (app=w)"]),
     "/v1/stop": schema.Done(message="stopped"),
     "/v1/reset": schema.Done(message="left the mesh"),
 }

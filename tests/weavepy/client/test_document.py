@@ -18,7 +18,7 @@ def test_every_endpoint_of_the_table_is_in_it() -> None:
         for path, methods in document.document()["paths"].items()
         for method in methods
     ]
-    assert len(operations) == len(rows) == 28
+    assert len(operations) == len(rows) == 34
     assert ("POST", "/v1/ipam/claim") in operations
 
 

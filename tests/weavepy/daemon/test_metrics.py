@@ -62,6 +62,11 @@ def test_tunnels_and_what_the_guard_refused_are_counted() -> None:
     assert value("weavepy_tunnel_frames_total", **to_near) == 7
     assert value("weavepy_tunnel_bytes_total", **to_near) == 2048
     assert value("weavepy_fastdp_refused_total", reason="forged_source") == 4
+    assert value("weavepy_policies") == 3
+    assert value("weavepy_policies_faulty") == 1
+    assert value("weavepy_policy_repairs_total") == 2
+    pod = {"namespace": "shop", "pod": "web"}
+    assert value("weavepy_policy_dropped_total", **pod, direction="ingress") == 7
 
 
 def test_the_datapath_and_its_sessions_are_counted() -> None:

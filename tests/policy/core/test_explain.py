@@ -1,0 +1,88 @@
+"""What is said about a connection, in words, and what about policies that look wrong."""
+
+from ipaddress import ip_address
+
+from policy.core.explain import Service, explain, lines
+from policy.core.lint import findings
+from policy.core.policies import Policies
+from tests.policy.interpreter import policies_of
+from tests.policy.model import Document
+from tests.policy.objects import labels, namespace, pod, policy
+
+WEB, CLIENT, AWAY = "10.1.0.1", "10.1.0.2", "10.1.0.3"
+PODS = [
+    namespace("y", team="b"),
+    pod("web", WEB, app="web"),
+    pod("client", CLIENT, app="client"),
+    pod("y/away", AWAY, app="client"),
+]
+HTTP_FROM_CLIENTS = {
+    "from": [{"podSelector": labels(app="client")}],
+    "ports": [{"port": 80}],
+}
+
+
+def cluster(*documents: Document) -> Policies:
+    return policies_of([*PODS, *documents], lambda pod: True)
+
+
+def said(policies: Policies, source: str, destination: str, port: int = 80) -> list[str]:
+    service = Service("tcp", port)
+    return lines(explain(policies, ip_address(source), ip_address(destination), service))
+
+
+def test_the_rule_that_allows_is_named() -> None:
+    policies = cluster(policy("p", labels(app="web"), ingress=[HTTP_FROM_CLIENTS]), policy("deny"))
+    assert said(policies, CLIENT, WEB) == [
+        "x/client (10.1.0.2) -> x/web (10.1.0.1) 80/tcp: passes",
+        "  egress of x/client (10.1.0.2): no policy selects it, so it is open",
+        "  ingress of x/web (10.1.0.1): isolated by x/deny, x/p",
+        "    allowed by rule 1 of x/p",
+    ]
+
+
+def test_what_is_missing_is_named() -> None:
+    policies = cluster(policy("p", labels(app="web"), ingress=[HTTP_FROM_CLIENTS]))
+    assert said(policies, CLIENT, WEB, 81)[-1] == "    not by rule 1 of x/p: `ports` does not match"
+    assert said(policies, AWAY, WEB)[-1] == "    not by rule 1 of x/p: `from` does not match"
+    assert said(policies, AWAY, WEB, 81)[-1].endswith("`from` and `ports` does not match")
+
+
+def test_a_policy_without_rules_and_one_with_a_fault_are_told_apart() -> None:
+    assert said(cluster(policy("p")), CLIENT, WEB)[-1] == "    and no rule allows anything"
+    faulty = said(cluster(policy("p", ingress=[{"form": []}])), CLIENT, WEB)
+    assert any(
+        "x/p cannot be compiled and allows nothing: spec.ingress[0]" in one for one in faulty
+    )
+
+
+def test_outside_and_loopback_are_said_to_be_what_they_are() -> None:
+    policies = cluster(policy("p", policyTypes=["Egress"]))
+    assert "no pod that is known here" in said(policies, "192.0.2.1", WEB)[1]
+    assert "without leaving its network namespace" in said(policies, WEB, WEB)[1]
+
+
+def test_lint_finds_or_instead_of_and() -> None:
+    peers = [{"namespaceSelector": labels(team="b")}, {"podSelector": labels(app="client")}]
+    policies = cluster(policy("p", labels(app="web"), ingress=[{"from": peers}]))
+    (finding,) = findings(policies)
+    assert finding.startswith(
+        "x/p: ingress rule 1: lets through all pods of namespaces with team=b"
+    )
+
+
+def test_lint_finds_selectors_that_match_nothing_and_peers_of_the_wrong_namespace() -> None:
+    rules = [{"from": [{"podSelector": labels(app="web")}]}]
+    found = findings(cluster(policy("y/p", labels(app="db"), ingress=rules)))
+    assert found == [
+        "y/p: selects no pod (app=db)",
+        (
+            "y/p: ingress rule 1: a peer without namespaceSelector means pods of y alone, and none"
+            " has app=web; there are such pods in x"
+        ),
+    ]
+
+
+def test_lint_is_silent_about_what_is_fine() -> None:
+    both = {"namespaceSelector": labels(team="b"), "podSelector": labels(app="client")}
+    assert findings(cluster(policy("p", labels(app="web"), ingress=[{"from": [both]}]))) == []

@@ -1,0 +1,189 @@
+"""`weavepy policy ...`: network policies on hosts without Kubernetes, and why a packet passes."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from weavepy.base.errors import UsageError
+from weavepy.cli import output
+from weavepy.cli.command import api, command, group, json_option
+from weavepy.client import schema
+
+SUFFIXES = (".yaml", ".yml", ".json")
+MAX_FILE_BYTES = 8 * 1024 * 1024
+
+file_option = click.option(
+    "-f",
+    "--file",
+    "places",
+    multiple=True,
+    required=True,
+    metavar="FILE|DIR|-",
+    help="YAML or JSON; of a directory all such files in it; - is standard input.",
+)
+port_option = click.option(
+    "--port", default="80/tcp", show_default=True, metavar="PORT", help="80/tcp, 53/udp or icmp."
+)
+
+
+@group(
+    ("weavepy policy apply -f policies/", "bring all policies of a directory into force"),
+    ("weavepy policy explain", "why does that not work?"),
+    ("weavepy policy matrix", "who reaches whom"),
+)
+@click.pass_context
+def policy(context: click.Context) -> None:
+    """Say who may talk to whom. Without a command: show what is in force.
+
+    The objects are those of Kubernetes (NetworkPolicy, Namespace, Pod). On hosts without it,
+    `weavepy attach --label` says what the policies know a container by. docs/policy.md tells more.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(status, as_json=False)
+
+
+@command(
+    ("weavepy policy apply -f deny-all.yaml", "bring it into force on this host"),
+    ("weavepy policy apply -f policies/ -f pods.yaml", "several at once: all or nothing"),
+)
+@file_option
+@json_option
+def apply(places: tuple[str, ...], as_json: bool) -> None:
+    """Bring objects into force on this host, new ones and in place of those of the same name."""
+    answer = api().policy_apply(schema.PolicyObjects(objects=[*_documents(places)]))
+    _show_changes(answer, as_json)
+
+
+@command(("weavepy policy delete -f deny-all.yaml", "what it names is no longer in force"))
+@file_option
+@json_option
+def delete(places: tuple[str, ...], as_json: bool) -> None:
+    """Take the objects back that these files name."""
+    answer = api().policy_delete(schema.PolicyObjects(objects=[*_documents(places)]))
+    _show_changes(answer, as_json)
+
+
+@command(("weavepy policy status", "policies, pods, and what was dropped"))
+@json_option
+def status(as_json: bool) -> None:
+    """Show policies and pods as this host knows them, and how many packets were dropped."""
+    answer = api().policy()
+    if as_json:
+        output.show_json(answer)
+        return
+    from weavepy.cli import policy_views
+
+    output.show(policy_views.status(answer))
+
+
+@command(
+    ("weavepy policy explain --from web --to shop/db --port 5432/tcp", "between two pods"),
+    ("weavepy policy explain --from 192.0.2.7 --to web --port icmp", "from outside"),
+)
+@click.option("--from", "source", required=True, metavar="POD|ADDRESS", help="Who begins.")
+@click.option("--to", "destination", required=True, metavar="POD|ADDRESS", help="Whom it calls.")
+@port_option
+@json_option
+def explain(source: str, destination: str, port: str, as_json: bool) -> int:
+    """Say whether a connection passes, and which rule allows it, or what is missing.
+
+    A pod is NAME or NAMESPACE/NAME. The exit code is 1 if the connection is blocked.
+    """
+    request = schema.ExplainRequest(source=source, destination=destination, port=port)
+    answer = api().policy_explain(request)
+    if as_json:
+        output.show_json(answer)
+    else:
+        for line in answer.lines:
+            click.echo(output.printable(line))
+    return 0 if answer.allowed else 1
+
+
+@command(("weavepy policy matrix --port 53/udp", "who may ask whom for names"))
+@port_option
+@json_option
+def matrix(port: str, as_json: bool) -> None:
+    """Show for all pods who reaches whom."""
+    answer = api().policy_matrix(schema.MatrixRequest(port=port))
+    if as_json:
+        output.show_json(answer)
+        return
+    from weavepy.cli import policy_views
+
+    output.show(policy_views.matrix(answer, port))
+
+
+@command(("weavepy policy lint && echo fine", "for a check before it matters"))
+@json_option
+def lint(as_json: bool) -> int:
+    """Look for what is legal and seldom meant; exit code 1 if there is any."""
+    answer = api().policy_lint()
+    if as_json:
+        output.show_json(answer)
+    else:
+        for finding in answer.findings:
+            click.echo(output.printable(finding))
+    return 1 if answer.findings else 0
+
+
+for each in (apply, delete, status, explain, matrix, lint):
+    policy.add_command(each)
+
+
+def _show_changes(answer: schema.PolicyAnswer, as_json: bool) -> None:
+    if as_json:
+        output.show_json(answer)
+        return
+    for one in answer.changes:
+        place = f"{one.namespace}/{one.name}" if one.namespace else one.name
+        click.echo(output.printable(f"{one.kind} {place} {one.done}"))
+        if one.fault:
+            click.echo(
+                output.printable(
+                    f"  it cannot be compiled, so what it selects is closed: {one.fault}"
+                )
+            )
+
+
+def _documents(places: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for place in places:
+        for name, text in _texts(place):
+            try:
+                found = [*yaml.safe_load_all(text)]
+            except yaml.YAMLError as error:
+                raise UsageError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+            for document in found:
+                yield from _objects(name, document)
+
+
+def _objects(name: str, document: Any) -> Iterator[dict[str, Any]]:
+    if document is None:
+        return
+    if not isinstance(document, dict):
+        raise UsageError(f"{name} holds something that is no object: {str(document)[:40]!r}")
+    if document.get("kind") in ("List", "NetworkPolicyList", "NamespaceList", "PodList"):
+        for item in document.get("items") or ():
+            yield from _objects(name, item)
+    else:
+        yield document
+
+
+def _texts(place: str) -> Iterator[tuple[str, str]]:
+    if place == "-":
+        yield "standard input", sys.stdin.read(MAX_FILE_BYTES)
+        return
+    path = Path(place)
+    files = [path]
+    if path.is_dir():
+        files = sorted(one for one in path.iterdir() if one.suffix in SUFFIXES)
+        if not files:
+            raise UsageError(f"there is no {', '.join(SUFFIXES)} in {place}")
+    for file in files:
+        try:
+            yield str(file), file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {file}: {error}") from error

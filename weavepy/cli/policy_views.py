@@ -1,0 +1,73 @@
+"""How policies look."""
+
+from weavepy.cli.output import Block, Cell, Column, Facts, Table
+from weavepy.client import schema
+
+PASSES, BLOCKED, ITSELF = Cell("yes", "good"), Cell("-", "bad"), Cell("·", "dim")
+
+
+def status(answer: schema.PolicyStatus) -> list[Block]:
+    enforced = Cell("yes", "good") if answer.enforced else Cell("no policy was applied", "dim")
+    return [
+        Facts("Network policies", [("in force", enforced), ("repairs", Cell(str(answer.repairs)))]),
+        Table(
+            "Policies",
+            [
+                Column("policy"),
+                Column("selects"),
+                Column("isolates"),
+                Column("pods here", right=True),
+                Column("fault"),
+            ],
+            [
+                [
+                    Cell(f"{one.namespace}/{one.name}"),
+                    Cell(one.selector),
+                    Cell(", ".join(one.directions)),
+                    Cell(str(one.pods)),
+                    Cell(one.fault, "bad"),
+                ]
+                for one in answer.policies
+            ],
+        ),
+        Table(
+            "Pods",
+            [
+                Column("pod"),
+                Column("addresses"),
+                Column("labels"),
+                Column("here"),
+                Column("isolated"),
+                Column("drops", right=True),
+            ],
+            [
+                [
+                    Cell(f"{one.namespace}/{one.name}"),
+                    Cell(", ".join(one.addresses)),
+                    Cell(", ".join(f"{key}={value}" for key, value in sorted(one.labels.items()))),
+                    Cell("yes" if one.local else ""),
+                    Cell(", ".join(one.isolated)),
+                    Cell(str(one.drops) if one.local else ""),
+                ]
+                for one in answer.pods
+            ],
+        ),
+    ]
+
+
+def matrix(answer: schema.MatrixAnswer, port: str) -> list[Block]:
+    """From the pods on the left to those above, which have numbers."""
+    columns = [Column(""), Column("from")]
+    columns += [Column(str(number + 1)) for number in range(len(answer.pods))]
+    rows = [
+        [
+            Cell(str(number + 1)),
+            Cell(name),
+            *(
+                ITSELF if number == other else PASSES if passes else BLOCKED
+                for other, passes in enumerate(answer.allowed[number])
+            ),
+        ]
+        for number, name in enumerate(answer.pods)
+    ]
+    return [Table(f"Who reaches whom, {port}", columns, rows, "no pods")]
