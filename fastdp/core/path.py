@@ -149,6 +149,8 @@ class Path:
 
     def trouble(self, port: int, now: float) -> str:
         """What is wrong with the heartbeats; empty if nothing is, or nothing can be known yet."""
+        if self.device_error and not self.health.hears(now):
+            return f"no VXLAN device: {self.device_error}"
         if now - self.since <= DEAD_S and self.phase is Phase.IDLE:
             return ""
         remote = self.remote_host

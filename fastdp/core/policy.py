@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Literal
 
-Mode = Literal["auto", "vxlan", "off"]
-MODES: tuple[Mode, ...] = ("auto", "vxlan", "off")
+Mode = Literal["auto", "ovs", "vxlan", "off"]
+MODES: tuple[Mode, ...] = ("auto", "ovs", "vxlan", "off")
 Network = IPv4Network | IPv6Network
 
 _CLEAR_TEXT = "encrypted mesh: VXLAN is clear text"

@@ -1,4 +1,4 @@
-"""VXLAN devices as ports of a bridge: reading what there is, making and changing one."""
+"""Tunnels' devices as ports of a bridge: reading what there is, making and changing one."""
 
 import errno
 import re
@@ -58,7 +58,8 @@ _INTERFACE = struct.Struct("=BxHiII")
 _STATS64 = struct.Struct("=4Q")
 """Packets received and sent, bytes received and sent, and more."""
 
-_NAME = re.compile(r"wvx[0-9a-f]{3}")
+_NAME = re.compile(r"w(vx|ov)[0-9a-f]{3}")
+"""By the VXLAN driver or by Open vSwitch's; a short id in the end."""
 
 
 class NotOurs(HostError):
@@ -77,7 +78,7 @@ def numeric(host: str) -> IPv4Address | IPv6Address:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A VXLAN device as the kernel has it."""
+    """A tunnel's device as the kernel has it."""
 
     name: str
     index: int
@@ -137,13 +138,13 @@ def group_of(bridge: str) -> int:
     return crc32(f"weavepy {bridge}".encode()) & 0x7FFFFFFF
 
 
-def devices() -> list[Device]:
-    """All VXLAN devices of the host, whoever made them."""
-    kind = attribute(_IFLA_INFO_KIND, b"vxlan")
-    request = _INTERFACE.pack(0, 0, 0, 0, 0) + attribute(_IFLA_LINKINFO, kind)
+def devices(kind: str = "vxlan") -> list[Device]:
+    """All of a kind on this host, whoever made them."""
+    wanted = attribute(_IFLA_INFO_KIND, kind.encode())
+    request = _INTERFACE.pack(0, 0, 0, 0, 0) + attribute(_IFLA_LINKINFO, wanted)
     with connected() as connection:
         # A kernel which has not loaded the module yet knows no such kind, and lists all links.
-        found = (_device(body) for body in dump(connection, _RTM_GETLINK, request))
+        found = (_device(body, kind) for body in dump(connection, _RTM_GETLINK, request))
         return [device for device in found if device is not None]
 
 
@@ -206,12 +207,12 @@ def _set_port(index: int, values: bytes) -> None:
         change(connection, _RTM_SETLINK, 0, [body])
 
 
-def _device(body: bytes) -> Device | None:
+def _device(body: bytes, kind: str) -> Device | None:
     """None if it is a link of another kind."""
     _, _, index, up_and_others, _ = _INTERFACE.unpack_from(body)
     found = attributes(body[_INTERFACE.size :])
     information = attributes(found.get(_IFLA_LINKINFO, b""))
-    if _text(information.get(_IFLA_INFO_KIND, b"")) != "vxlan":
+    if _text(information.get(_IFLA_INFO_KIND, b"")) != kind:
         return None
     vxlan = attributes(information.get(_IFLA_INFO_DATA, b""))
     port = attributes(information.get(_IFLA_INFO_SLAVE_DATA, b""))

@@ -68,7 +68,12 @@ class Counters:
 class Driver(Protocol):
     @property
     def name(self) -> str:
-        """As operators choose it: "vxlan"."""
+        """As operators choose it: "ovs" or "vxlan"."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """The name and, where it matters, which kind of it, once that is known."""
         ...
 
     def available(self) -> str:
@@ -117,6 +122,10 @@ class Driver(Protocol):
         ...
 
     def counters(self) -> Counters: ...
+
+    def remove_tunnels(self) -> None:
+        """All of them, if there are any, and what they need; but not the guard."""
+        ...
 
     def remove_all(self) -> None:
         """Leave nothing of ours behind. For a clean end, never at a start."""

@@ -56,6 +56,12 @@ class Experiment:
 
 NO_VXLAN = "no fast path by the kernel's VXLAN: all frames travel by sleeve"
 
+NO_FAST_PATH = "all frames travel by sleeve"
+
+OPEN_VSWITCH = ("Open vSwitch datapath", "Open vSwitch daemon")
+VXLAN = ("VXLAN device", "isolated bridge ports", "nftables, VXLAN network ids")
+"""What each way needs."""
+
 EXPERIMENTS = (
     Experiment("veth pairs", probes.veth, "no container can be attached"),
     Experiment("Linux bridge", probes.bridge, "no container can be attached"),
@@ -77,6 +83,9 @@ EXPERIMENTS = (
     Experiment("nftables, VXLAN network ids", probes.nft_vxlan, NO_VXLAN),
     Experiment(
         "Open vSwitch datapath", probes.openvswitch, "no fast path by OVS in the kernel", True
+    ),
+    Experiment(
+        "Open vSwitch daemon", probes.openvswitch_daemon, "no fast path by Open vSwitch", True
     ),
     Experiment("ESP (IPsec)", probes.esp, "no ESP: an encrypted mesh stays on sleeve"),
     Experiment("WireGuard", probes.wireguard, "nothing: weavepy does not use it"),
@@ -126,7 +135,8 @@ def examine(port: int = DEFAULT_PORT, http_port: int = HTTP_PORT) -> list[Findin
     """Blocks for about a second. Changes nothing on the host."""
     return [
         *_rights(),
-        *_features(),
+        *(features := _features()),
+        _fast_path(features),
         *_bridge_netfilter(),
         *_mtu(),
         *_ports(port, http_port),
@@ -179,6 +189,20 @@ def _finding(experiment: Experiment, present: bool | None, note: str) -> Finding
     if present:
         return Finding(experiment.subject, OK, note, "")
     return Finding(experiment.subject, MISSING, note, experiment.cost)
+
+
+def _fast_path(features: list[Finding]) -> Finding:
+    """What a router would take, and why not a better way."""
+    details = {it.subject: it.detail for it in features if it.state != OK}
+    subject = "fast path (auto)"
+    missing = [f"{name}: {details[name]}" for name in OPEN_VSWITCH if name in details]
+    if not missing:
+        return Finding(subject, OK, "by Open vSwitch's kernel datapath", "")
+    why_not = f"not by Open vSwitch: {'; '.join(missing)}"
+    missing = [name for name in VXLAN if name in details]
+    if not missing:
+        return Finding(subject, OK, f"by the kernel's VXLAN; {why_not}", "")
+    return Finding(subject, WARN, f"none; no {', '.join(missing)}; {why_not}", NO_FAST_PATH)
 
 
 def _bridge_netfilter() -> Iterator[Finding]:

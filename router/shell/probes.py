@@ -138,6 +138,17 @@ def openvswitch() -> str:
     return ""
 
 
+def openvswitch_daemon() -> str:
+    """Whoever has the kernel's datapath on this host: it, not the kernel, takes our wishes."""
+    program = shutil.which("ovs-vsctl") or shutil.which("ovs-vsctl", path="/usr/sbin:/usr/bin")
+    if program is None:
+        raise OSError(errno.ENOENT, "Open vSwitch is not installed")
+    shown = _run([program, "--timeout=2", "get", "Open_vSwitch", ".", "db_version"])
+    if shown.returncode != 0:
+        raise OSError(errno.ECONNREFUSED, _last_line(shown.stderr))
+    return ""
+
+
 def esp() -> str:
     """A security association with AES-GCM, as the fast path of an encrypted mesh needs it.
 

@@ -12,6 +12,7 @@ from tests.e2e.tunnels import (
     block_vxlan,
     both_ways,
     sleeve_frames,
+    sleeve_standing_still,
     wait_for_overlay,
 )
 from tests.e2e.waiting import connection, route, wait_for_all_pings
@@ -32,12 +33,9 @@ def test_three_hosts_use_it_for_every_pair_and_sleeve_stands_still(make_lab: Mak
         found = connection(lab, host, other)
         assert found is not None
         assert (found.state, found.info, found.overlay_mtu_bytes) == ("established", "", 1450)
-    before = {host: sleeve_frames(lab, host) for host in ("h1", "h2", "h3")}
-    gbps = iperf(lab, "h1c1", "h2c1")
+    with sleeve_standing_still(lab):
+        gbps = iperf(lab, "h1c1", "h2c1")
     print(f"{gbps:.2f} Gbit/s")
-    after = {host: sleeve_frames(lab, host) for host in ("h1", "h2", "h3")}
-    grown = {host: after[host] - before[host] for host in before}
-    assert max(grown.values()) < 20, grown
     assert gbps > 0.1
     assert_each_broadcast_arrives_once(lab)
     fastdp = lab.api("h1").status().fastdp

@@ -1,6 +1,7 @@
 """The fast path as a test sees it: who uses it, how to block it, and what goes past it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from tests.e2e.waiting import connection, wait_for
 from weavepy.client import schema
@@ -8,6 +9,7 @@ from weavepy.lab.lab import Lab
 from weavepy.lab.system import inside, run
 
 VXLAN = ["--fastdp", "vxlan", "--insecure"]
+OVS = ["--fastdp", "ovs", "--insecure"]
 AUTO = ["--fastdp", "auto", "--insecure"]
 
 FAST_WITHIN_S = 15.0
@@ -45,6 +47,16 @@ def sleeve_frames(lab: Lab, host: str) -> int:
     """Sent and received, by all sessions of the host."""
     sessions = lab.api(host).status().datapath.sessions
     return sum(session.frames_sent + session.frames_received for session in sessions)
+
+
+@contextmanager
+def sleeve_standing_still(lab: Lab, but: int = 20) -> Iterator[None]:
+    """While this goes on, sleeve carries no more than so many frames, on any host."""
+    hosts = [host.name for host in lab.plan.host_nodes]
+    before = {host: sleeve_frames(lab, host) for host in hosts}
+    yield
+    grown = {host: sleeve_frames(lab, host) - before[host] for host in hosts}
+    assert max(grown.values()) < but, grown
 
 
 def block_vxlan(lab: Lab, one: str, other: str, port: int = 6784) -> None:

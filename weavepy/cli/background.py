@@ -114,14 +114,15 @@ def _command_line(options: Options) -> list[str]:
 
 def _end_left_tunnels() -> None:
     """They carry frames without router and datapath; its TAP shows which bridge they are on."""
-    from fastdp.shell.vxlan import VxlanDriver
+    from fastdp.core.paths import PORT
     from router.shell.bridge import master_of
+    from weavepy.daemon.drivers import drivers
     from weavepy.daemon.options import DEFAULT_BRIDGE
     from weavepy.daemon.router import TAP
 
-    driver = VxlanDriver(master_of(TAP) or DEFAULT_BRIDGE, TAP)
-    if driver.adopt():
-        driver.remove_all()
+    for driver in drivers("auto", master_of(TAP) or DEFAULT_BRIDGE, TAP, PORT):
+        if driver.left():
+            driver.remove_all()
 
 
 def _environment() -> dict[str, str]:

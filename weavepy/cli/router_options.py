@@ -102,8 +102,9 @@ _ROUTER_OPTIONS = (
     ),
     option(
         "--fastdp",
-        "How frames travel between hosts: auto takes the kernel's VXLAN device for each pair where"
-        " it works, vxlan also sizes the MTU for it, off always takes sleeve.",
+        "How frames travel between hosts: auto takes Open vSwitch's kernel datapath or else the"
+        " kernel's VXLAN device for each pair where it works, ovs and vxlan also size the MTU for"
+        " it, off always takes sleeve.",
         type=click.Choice(launch_options.FASTDP_MODES),
         default="auto",
         show_default=True,

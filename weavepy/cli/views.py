@@ -336,6 +336,10 @@ def fastdp(status: schema.Status) -> list[Block]:
     if fastdp is None:
         return [Note(Cell("this router is older than the fast path"))]
     facts: list[tuple[str, Cell]] = [("Fast path", _fastdp_cell(fastdp))]
+    if fastdp.driver:
+        facts.append(("Driver", Cell(fastdp.driver)))
+    if fastdp.better:
+        facts.append(("No better", Cell(fastdp.better)))
     if fastdp.trusted_subnets:
         facts.append(("Trusted", Cell(" ".join(fastdp.trusted_subnets))))
     if refused := _counters(fastdp.refused):

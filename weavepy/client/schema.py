@@ -563,7 +563,7 @@ class TunnelStatus(Struct):
 
 class FastdpStatus(Struct):
     mode: str
-    """As launched: "auto", "vxlan" or "off"."""
+    """As launched: "auto", "ovs", "vxlan" or "off"."""
     reason: str
     """Why this host has no fast path to anybody; empty if it may have."""
     port: int
@@ -572,6 +572,10 @@ class FastdpStatus(Struct):
     tunnels: list[TunnelStatus]
     refused: list[CounterStatus]
     """Datagrams to the port that were no current peer's, by reason, as of a second ago."""
+    driver: str = ""
+    """What makes tunnels, such as "ovs, kernel datapath" or "vxlan"; empty if nothing does."""
+    better: str = ""
+    """Why `auto` did not take a better one; empty if it did."""
 
 
 class RouterStatus(Struct):

@@ -33,7 +33,7 @@ from fastdp.core.paths import PORT as FASTDP_PORT
 from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Policy
 from fastdp.shell import xfrm
-from fastdp.shell.vxlan import VxlanDriver
+from fastdp.shell.ovs import NOT_ENCRYPTED
 from ipam.core.effects import AnswerRequest, Persist
 from ipam.core.ipam import Ipam
 from ipam.shell.store import Store
@@ -65,6 +65,7 @@ from weavepy.daemon import api, benching, files, listener, metrics
 from weavepy.daemon.attachments import Attachments
 from weavepy.daemon.capture import Capturing
 from weavepy.daemon.clock import Timer
+from weavepy.daemon.drivers import choose, drivers
 from weavepy.daemon.node import RING_CHANNEL, Node, WorldEffect
 from weavepy.daemon.options import Options
 from weavepy.daemon.pods import Pods
@@ -72,7 +73,7 @@ from weavepy.daemon.policies import PolicyService
 from weavepy.daemon.requests import Requests
 from weavepy.daemon.ring import RingService, init_mode, running_addresses
 from weavepy.daemon.service import RouterService
-from weavepy.daemon.tunnels import Input, Tunnels, prepare
+from weavepy.daemon.tunnels import Input, Tunnels
 from weavepy.kernel.thread import KernelThread
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,9 @@ class Router:
         self._undo = AsyncExitStack()
         self._thread = KernelThread()
         self._undo.callback(self._thread.shutdown)
+        self._tunnel_thread = KernelThread()
+        """Of its own: Open vSwitch can keep it waiting, and containers must not wait for that."""
+        self._undo.callback(self._tunnel_thread.shutdown)
         self._datapath: datapath.DatapathLink | None = None
         self._reported = asyncio.Event()
 
@@ -142,9 +146,10 @@ class Router:
         connection, snapshot, adopted = await datapath.connect(self._datapath_options)
         self.snapshot = snapshot
         await self._on_host(lambda: self.host.enslave(TAP))
-        driver = VxlanDriver(options.bridge, TAP, FASTDP_PORT, esp=wanted.has_esp)
-        self.fastdp, tunnels = await self._on_host(lambda: prepare(driver, wanted))
-        self.tunnels = Tunnels(driver, self._thread, self._tell_paths)
+        found = drivers(options.fastdp, options.bridge, TAP, FASTDP_PORT, esp=wanted.has_esp)
+        self.chosen = await self._on_host(lambda: choose(found, wanted))
+        self.fastdp = self.chosen.policy
+        self.tunnels = Tunnels(self.chosen.driver, self._tunnel_thread, self._tell_paths)
 
         self.policies = PolicyService(
             directories.policies_file,
@@ -210,7 +215,7 @@ class Router:
             ourself=identity.name,
             underlay_mtu_bytes=self.underlay_mtu_bytes,
             rekey_s=options.esp_rekey_s,
-            adopted=tunnels,
+            adopted=self.chosen.adopted,
         )
         self.node = Node(mesh, ipam, negotiator, self, self.paths)
         self.ring = RingService(self.node, self.requests, options, self.changed, self.store)
@@ -262,6 +267,8 @@ class Router:
         policy = Policy(options.fastdp, options.encrypted, trusted=options.trusted_subnets)
         if options.fastdp == "off" or not options.encrypted:
             return policy
+        if options.fastdp == "ovs":
+            return replace(policy, no_esp=NOT_ENCRYPTED)
         return replace(policy, no_esp=xfrm.why_not())
 
     def _mtus(self) -> tuple[int, int, str]:
@@ -272,7 +279,7 @@ class Router:
         overhead_bytes, policy = underlay.OVERHEAD_BYTES, self._wanted
         version = 6 if underlay.meets_by_ipv6(peers, ours=ours) else 4
         in_esp = policy.has_esp and not policy.trusted
-        if policy.mode == "vxlan":
+        if policy.mode in ("ovs", "vxlan"):
             overhead_bytes = underlay.VXLAN_OVERHEAD_BYTES[version]
             overhead_bytes += underlay.ESP_OVERHEAD_BYTES if in_esp else 0
         elif policy.has_esp and version == 6:

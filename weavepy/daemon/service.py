@@ -105,7 +105,7 @@ class RouterService:
             ),
             policy=policy,
             fastdp=status.fastdp(
-                router.fastdp, FASTDP_PORT, fast_rows, await router.tunnels.counters(), mesh
+                router.chosen, FASTDP_PORT, fast_rows, await router.tunnels.counters(), mesh
             ),
         )
 

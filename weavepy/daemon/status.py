@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from fastdp.core.path import FastRow
-from fastdp.core.policy import Policy
 from fastdp.shell.driver import Counters, Traffic
 from ipam.core.status import IpamStatus
 from router.mesh.mesh import Mesh
@@ -16,6 +15,7 @@ from router.mesh.status import ConnectionRow
 from router.sleeve.messages import DropCount, SessionReport, Snapshot
 from weavepy.base.names import PeerName
 from weavepy.client import schema
+from weavepy.daemon.drivers import Chosen
 
 SLEEVE = "sleeve"
 FASTDP = "fastdp"
@@ -169,8 +169,9 @@ def _session(session: SessionReport, mesh: Mesh) -> schema.SessionStatus:
 
 
 def fastdp(
-    policy: Policy, port: int, rows: Iterable[FastRow], counters: Counters, mesh: Mesh
+    chosen: Chosen, port: int, rows: Iterable[FastRow], counters: Counters, mesh: Mesh
 ) -> schema.FastdpStatus:
+    policy = chosen.policy
     return schema.FastdpStatus(
         mode=policy.mode,
         reason=policy.general_refusal,
@@ -181,6 +182,8 @@ def fastdp(
             schema.CounterStatus(name=reason, value=count)
             for reason, count in sorted(counters.refused.items())
         ],
+        driver=chosen.driver.title if policy.enabled else "",
+        better=chosen.better,
     )
 
 

@@ -12,7 +12,6 @@ from functools import partial
 
 from fastdp.core.effects import (
     AddAssociation,
-    AdoptedTunnel,
     Arrange,
     Carry,
     FastEffect,
@@ -24,7 +23,6 @@ from fastdp.core.effects import (
     TunnelEffect,
 )
 from fastdp.core.paths import FastPaths
-from fastdp.core.policy import Policy
 from fastdp.shell.driver import Arranged, Counters, Driver
 from fastdp.shell.heartbeat import HeartbeatSocket
 from weavepy.base.errors import WeavepyError
@@ -43,25 +41,6 @@ Input = Callable[[FastPaths, float], Collection[FastEffect]]
 """Something to tell the core."""
 
 
-def prepare(driver: Driver, policy: Policy) -> tuple[Policy, list[AdoptedTunnel]]:
-    """What there is at start: the policy, now with the driver's word, and earlier tunnels.
-
-    Where the fast path is not used, tunnels of an earlier run and their guard end here. Blocks.
-    """
-    if policy.enabled:
-        unavailable = driver.available()
-        if not unavailable:
-            return policy, driver.adopt()
-        policy = policy.without_driver(unavailable)
-        log.warning("no fast path, frames travel by sleeve: %s", unavailable)
-    try:
-        if driver.left():
-            driver.remove_all()
-    except WeavepyError as error:
-        log.warning("tunnels of an earlier run may be left: %s", error)
-    return policy, []
-
-
 class Tunnels:
     def __init__(self, driver: Driver, thread: Executor, tell: Callable[[Input], None]) -> None:
         """`tell` gives the core an input, on the event loop."""
@@ -71,6 +50,8 @@ class Tunnels:
         self._heartbeats: HeartbeatSocket | None = None
         self._counters = Counters({}, {})
         self._counters_until = 0.0
+        self._said = ""
+        """What stood in the way of all tunnels last time."""
         self._in_use = False
         """The driver was asked to arrange tunnels, and has its guard there."""
         self._closed = False
@@ -136,6 +117,8 @@ class Tunnels:
                     driver.keep_associations(short_id, sending, receiving)
         except (WeavepyError, OSError) as refusal:
             error = str(refusal)
+        if isinstance(effect, Arrange):
+            return partial(self._not_arranged, error)
         return _answer(effect, error, macs)
 
     # --- on the event loop ---------------------------------------------------------------------
@@ -148,6 +131,7 @@ class Tunnels:
             self._tell(answer)
 
     def _arranged(self, arranged: Arranged, paths: FastPaths, now: float) -> Collection[FastEffect]:
+        self._say(next(iter(arranged.errors.values()), "") if not arranged.ports else "")
         if arranged.repairs:
             log.warning("repaired tunnels: %s", _listed(arranged.repairs))
         if self._heartbeats is None and arranged.ports:
@@ -159,6 +143,16 @@ class Tunnels:
             peer: (found.receiving, found.sending) for peer, found in arranged.associations.items()
         }
         return paths.handle_arranged(arranged.errors, "", now, associations, arranged.silent)
+
+    def _not_arranged(self, error: str, paths: FastPaths, now: float) -> Collection[FastEffect]:
+        self._say(error)
+        return paths.handle_arranged({}, error, now)
+
+    def _say(self, trouble: str) -> None:
+        """Of all tunnels; once for as long as it lasts. What concerns one is in its status."""
+        if trouble and trouble != self._said:
+            log.warning("tunnels cannot be looked after: %s", trouble)
+        self._said = trouble
 
     def _heard(self, peer: PeerName, payload: bytes) -> None:
         self._tell(lambda paths, now: paths.handle_heartbeat(peer, payload, now))
@@ -172,8 +166,6 @@ def _listed(repairs: Sequence[str]) -> str:
 def _answer(effect: TunnelEffect, error: str, macs: list[bytes]) -> Input | None:
     """What the core wants to hear of a call that went well or not."""
     match effect:
-        case Arrange():
-            return lambda paths, now: paths.handle_arranged({}, error, now)
         case ReadMacs(peer=peer):
             return lambda paths, now: paths.handle_macs(peer, macs, now)
         case Carry(peer=peer):

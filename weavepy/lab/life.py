@@ -51,6 +51,8 @@ class Wanted:
     """Of the underlay: see `plan.FAMILIES`."""
     nat: list[int] = field(default_factory=list)
     """Hosts behind NAT."""
+    before_routers: Callable[[Plan], None] = lambda plan: None
+    """Called when the wire is there and no router runs: to set up what hosts have besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def bring_up(store: Store, wanted: Wanted, report: Report) -> None:
         _write_secret(store.secret_file)
         report(f"making {len(plan.namespaces)} namespaces and {len(plan.links)} links")
         wire.build(plan)
+        wanted.before_routers(plan)
         report(f"starting {plan.hosts} routers")
         _start_routers(store, state)
         _wait_ready(store, plan, report)

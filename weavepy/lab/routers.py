@@ -44,6 +44,8 @@ def environment(store: Store, host: str) -> dict[str, str]:
     tools = str(Path(sys.executable).parent)
     return kept | {
         "PATH": f"{tools}:{kept.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
+        # Its own Open vSwitch, if any: the machine's is in another namespace.
+        "OVS_RUNDIR": str(directories.run.parent / "ovs"),
         "WEAVEPY_LAB_DIR": str(store.root),
         "WEAVEPY_RUN_DIR": str(directories.run),
         "WEAVEPY_STATE_DIR": str(directories.state),

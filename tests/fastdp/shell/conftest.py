@@ -1,5 +1,6 @@
 """Hosts with a bridge each, containers on it, and one underlay that joins them."""
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,8 +10,10 @@ import pytest
 
 from fastdp.core.effects import Association, Tunnel, network_id
 from fastdp.shell.driver import Arranged
+from fastdp.shell.ovs import OvsDriver
 from fastdp.shell.vxlan import VxlanDriver
 from tests.namespaces import Namespaces, Result, can_make_namespaces, inside, run
+from tests.openvswitch import OpenVSwitch
 from weavepy.base.names import PeerName
 
 BRIDGE = "weave"
@@ -31,14 +34,26 @@ class Host:
         self.container_address = f"10.32.0.{number}"
         self.namespace = world.add(f"h{number}")
         self.container = world.add(f"c{number}")
-        self.driver = VxlanDriver(BRIDGE, TAP)
+        self.driver: VxlanDriver | OvsDriver = VxlanDriver(BRIDGE, TAP)
+        self.switch: OpenVSwitch | None = None
         self._world = world
 
     def seen_by(self, ipv6: bool) -> str:
         return self.address6 if ipv6 else self.address
 
     def on(self, work: Callable[[], Result]) -> Result:
+        if self.switch is not None:
+            os.environ["OVS_RUNDIR"] = str(self.switch.directory)
         return self._world.inside(self.namespace, work)
+
+    def with_open_vswitch(self, directory: Path, *, userspace: bool = True) -> "Host":
+        """Its daemons, the underlay on its userspace datapath, if so, and the driver for it."""
+        self.switch = OpenVSwitch(self.namespace.name, directory)
+        self.switch.start()
+        if userspace:
+            self.switch.take_underlay("eth0")
+        self.driver = OvsDriver(BRIDGE, TAP)
+        return self
 
     def tunnel(self, other: "Host", address: str = "", *, encrypted: bool = False) -> Tunnel:
         pair = network_id(self.number, other.number)
@@ -134,7 +149,8 @@ def joined(*hosts: Host, ipv6: bool = False, mtu_bytes: int = MTU_BYTES, esp: bo
         for name in (BRIDGE, TAP, "vc"):
             host.run(f"ip link set {name} mtu {mtu_bytes}")
         host.in_container(f"ip link set ethwe mtu {mtu_bytes}")
-        host.driver = VxlanDriver(BRIDGE, TAP, esp=esp)
+        if esp:
+            host.driver = VxlanDriver(BRIDGE, TAP, esp=True)
         others = [other for other in hosts if other is not host]
         tunnels = [host.tunnel(it, it.seen_by(ipv6), encrypted=esp) for it in others]
         assert host.arrange(*tunnels, mtu_bytes=mtu_bytes).errors == {}

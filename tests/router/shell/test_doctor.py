@@ -145,3 +145,14 @@ def test_a_firewall_that_would_cut_containers_off_is_found(
     found = {it.subject: it for it in world.on_host(examine)}["br_netfilter"]
 
     assert found.state == state
+
+
+@pytest.mark.root
+def test_it_names_the_fast_path_and_why_not_a_better_one(findings: dict[str, Finding]) -> None:
+    found = findings["fast path (auto)"]
+    if findings["Open vSwitch daemon"].state == "ok" == findings["Open vSwitch datapath"].state:
+        assert found.detail == "by Open vSwitch's kernel datapath"
+    else:
+        assert "not by Open vSwitch: " in found.detail
+    if findings["VXLAN device"].state == "ok":
+        assert found.state == "ok"

@@ -73,7 +73,7 @@ def test_an_ipv6_universe_is_allowed() -> None:
         ({"mtu": 575}, "576 to"),
         ({"mtu": 70_000}, "576 to"),
         ({"connection_limit": 0}, "1 to 4096"),
-        ({"fastdp": "ovs"}, "expected one of auto, vxlan, off"),
+        ({"fastdp": "ovn"}, "expected one of auto, ovs, vxlan, off"),
         ({"trusted_subnets": "10.0.0.1/8"}, "did you mean 10.0.0.0/8"),
         ({"trusted_subnets": "10.0.0.0/8,office"}, "not a subnet"),
         ({"bridge": ""}, "cannot name an interface"),

@@ -23,7 +23,7 @@ from fastdp.core.policy import Policy
 from fastdp.shell.driver import Arranged, Counters
 from weavepy.base.errors import WeavepyError
 from weavepy.base.names import PeerName
-from weavepy.daemon.tunnels import Input, Tunnels, prepare
+from weavepy.daemon.tunnels import Input, Tunnels
 
 PEER = PeerName("7a:0c:00:00:00:02")
 CLEAR = Policy("auto", encrypted=False)
@@ -33,14 +33,16 @@ LEFT = AdoptedTunnel(PEER, 2, 4098, "10.0.0.2", True)
 class ListDriver:
     """Writes down what it is asked; refuses what is in `refuses`."""
 
-    name = "list"
+    title = "list"
 
     def __init__(
         self,
         refuses: Collection[str] = (),
         left: Sequence[AdoptedTunnel] = (),
         guarded: bool = False,
+        name: str = "list",
     ) -> None:
+        self.name = name
         self.asked: list[str] = []
         self._refuses = refuses
         self._left = list(left)
@@ -86,6 +88,9 @@ class ListDriver:
     def counters(self) -> Counters:
         self._ask("counters")
         return Counters({}, {"forged_id": 3})
+
+    def remove_tunnels(self) -> None:
+        self._ask("remove_tunnels")
 
     def remove_all(self) -> None:
         self._ask("remove_all")
@@ -185,29 +190,3 @@ async def test_what_the_driver_refuses_reaches_the_core_as_text() -> None:
         ("retired", "retire is refused"),
         ("added", 256, "add_association is refused"),
     ]
-
-
-def test_a_driver_that_can_do_nothing_leaves_all_to_sleeve() -> None:
-    policy, adopted = prepare(ListDriver(refuses=("available",)), CLEAR)
-    assert (policy.enabled, policy.unavailable, adopted) == (False, "no VXLAN", [])
-
-
-def test_tunnels_of_an_earlier_run_are_adopted_where_they_are_wanted_and_removed_elsewhere() -> (
-    None
-):
-    driver = ListDriver(left=[LEFT])
-    assert prepare(driver, CLEAR) == (CLEAR, [LEFT])
-    assert "remove_all" not in driver.asked
-
-    driver = ListDriver(left=[LEFT])
-    off = Policy("off", encrypted=False)
-    assert prepare(driver, off) == (off, [])
-    assert driver.asked == ["left", "remove_all"]
-
-    driver = ListDriver(guarded=True)
-    prepare(driver, off)
-    assert driver.asked == ["left", "remove_all"], "the guard as well"
-
-    driver = ListDriver()
-    prepare(driver, off)
-    assert driver.asked == ["left"], "nothing is touched where nothing is"
