@@ -20,6 +20,12 @@ or that hears of anybody who has. One objection ends the request.
 
 All of it goes to the one that asked: it has most likely a need, and from there space moves by
 donation, as always. With `force` nobody is asked: the operator vouches that the peer is dead.
+
+**With a register outside** (Kubernetes) that knows who is gone for good, those have no say and are
+not counted: the others are asked what they know and whether they object, as ever, and a majority
+of them suffices, be it one. Then no second step among the peers decides, since two askers might
+not agree on who is gone and so have disjoint majorities, but a compare-and-swap on the register.
+Its word is final: it is applied by whoever reads it, also where somebody objects by then.
 """
 
 from __future__ import annotations
@@ -33,7 +39,7 @@ from random import Random
 
 import msgspec
 
-from ipam.core.effects import AnswerRequest, ErrorKind
+from ipam.core.effects import AnswerRequest, ErrorKind, SettleTakeOver
 from ipam.core.messages import ConsentAnswer, ConsentRequest
 from ipam.core.promise import Promise
 from ipam.core.ranges import Range, normalise
@@ -71,6 +77,8 @@ class TakeOver:
     peer: PeerName
     since: float
     deadline: float
+    gone: Mapping[PeerName, None] | None = None
+    """Who has no say; None: there is no register, and the peers decide."""
     id: int = 0
     round: int = 0
     started_at: float = 0.0
@@ -79,7 +87,7 @@ class TakeOver:
     wake_at: float = math.inf
     """When enough have consented, and the others have had their time to object."""
     value: tuple[PeerName, int] | None = None
-    """Taker and epoch, in the second step."""
+    """Taker and epoch, in the second step, or while the register is asked."""
     asked: dict[PeerName, None] = field(default_factory=dict)
     consent: dict[PeerName, ConsentAnswer] = field(default_factory=dict)
     refused: dict[PeerName, str] = field(default_factory=dict)
@@ -132,6 +140,10 @@ class Consent:
             if promise is not None and promise.after < self._after(peer):
                 del self._replica.promises[peer]
             self._promised_at.pop(peer, None)
+            for one in self._asking.values():
+                if one.peer == peer and one.gone is not None:
+                    # The register has answered. If the peer has got more since, we ask again.
+                    one.value, one.again_at = None, one.since
 
     def next_at(self) -> float:
         return min(
@@ -141,9 +153,18 @@ class Consent:
 
     # --- asking ----------------------------------------------------------------------------
 
-    def ask(self, request: int, peer: PeerName, force: bool, deadline: float, now: float) -> None:
+    def ask(
+        self,
+        request: int,
+        peer: PeerName,
+        force: bool,
+        deadline: float,
+        now: float,
+        gone: Iterable[PeerName] | None = None,
+    ) -> None:
         """Begin to take over; `work` goes on with it, and answers."""
-        one = TakeOver(request, peer, now, deadline, again_at=now)
+        absent = None if gone is None else dict.fromkeys(gone)
+        one = TakeOver(request, peer, now, deadline, absent, again_at=now)
         self._asking[request] = one
         if force and self._objection(one.peer) is None and self._owned(one.peer):
             ring = self._replica.ring
@@ -157,22 +178,23 @@ class Consent:
     def cancel(self, request: int) -> bool:
         return self._asking.pop(request, None) is not None
 
-    def work(self, now: float) -> list[AnswerRequest]:
+    def work(self, now: float) -> list[AnswerRequest | SettleTakeOver]:
         """Go on with everything that is under way; returns answers to those who asked."""
-        answers: list[AnswerRequest] = []
+        answers: list[AnswerRequest | SettleTakeOver] = []
         for one in list(self._asking.values()):
             answer = self._advance(one, now)
             if answer is not None:
-                del self._asking[one.request]
                 answers.append(answer)
+            if isinstance(answer, AnswerRequest):
+                del self._asking[one.request]
         return answers
 
-    def _advance(self, one: TakeOver, now: float) -> AnswerRequest | None:
+    def _advance(self, one: TakeOver, now: float) -> AnswerRequest | SettleTakeOver | None:
         ring = self._replica.ring
         label = self._replica.label(one.peer)
         if ring is None:
             return _refuse(one, "there is no ring yet, so there is nothing to take over", "unknown")
-        if one.value is None and not self._owned(one.peer):
+        if (one.value is None or one.gone is not None) and not self._owned(one.peer):
             fence = ring.fences().get(one.peer)
             if fence is None:
                 return _refuse(one, f"{label} owns no part of the ring", "unknown")
@@ -188,9 +210,9 @@ class Consent:
                 " stop its router (or `weavepy reset` there) and repeat this"
             )
             return _refuse(one, text, "alive")
-        electorate = self.electorate()
+        electorate = self._counted(one)
         possible = {peer: None for peer in electorate if self._has_say(peer, one.peer)}
-        if not is_majority(possible, electorate):
+        if electorate and not is_majority(possible, electorate):
             return _refuse(one, self._missing(possible, electorate, one.peer), "no-majority")
         if now >= one.deadline:
             why = one.reason or "not enough of them answered"
@@ -295,9 +317,11 @@ class Consent:
 
     def _count(
         self, one: TakeOver, electorate: Sequence[PeerName], now: float
-    ) -> AnswerRequest | None:
+    ) -> AnswerRequest | SettleTakeOver | None:
         consenting = {peer: None for peer in one.consent if peer in electorate}
-        if not is_majority(consenting, electorate):
+        if electorate and not is_majority(consenting, electorate):
+            return None
+        if one.value is not None and one.gone is not None:
             return None
         if one.value is not None:
             taker, epoch = one.value
@@ -322,6 +346,10 @@ class Consent:
             one.value = (PeerName(taker_raw.hex(":")), epoch)
         else:
             one.value = (self._replica.ourself, ring.highest_epoch() + 1)
+        if one.gone is not None:
+            one.again_at = math.inf
+            taker, epoch = one.value
+            return SettleTakeOver(one.request, one.peer, self._after(one.peer), epoch, taker)
         self._next_id += 1
         one.id = self._next_id
         one.unheard = tuple(p for p in electorate if p not in one.consent and p != one.peer)
@@ -422,6 +450,10 @@ class Consent:
     def electorate(self) -> list[PeerName]:
         ring = self._replica.ring
         return list(ring.owners()) if ring is not None else []
+
+    def _counted(self, one: TakeOver) -> list[PeerName]:
+        """Of whom a majority is needed. Nobody, if all owners of ranges are gone for good."""
+        return [peer for peer in self.electorate() if one.gone is None or peer not in one.gone]
 
     def _after(self, peer: PeerName) -> int:
         ring = self._replica.ring

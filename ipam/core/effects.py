@@ -130,7 +130,23 @@ class AnswerRequest:
     """What was done, for the operator."""
 
 
-IpamEffect = Announce | Unicast | Persist | AnswerRequest | LogLine
+@dataclass(frozen=True, slots=True)
+class SettleTakeOver:
+    """Have the register outside decide who takes a dead peer's ranges over, and in which epoch.
+
+    Whatever it holds about a fence later than `after` is the decision, else this is, once it is
+    written there by compare-and-swap. Tell `Ipam.handle_verdicts` what it says.
+    """
+
+    request: int
+    peer: PeerName
+    after: int
+    """The epoch of the last fence of this peer that we know of; 0 if there is none."""
+    epoch: int
+    taker: PeerName
+
+
+IpamEffect = Announce | Unicast | Persist | AnswerRequest | SettleTakeOver | LogLine
 
 __all__ = [
     "RING_CHANNEL",
@@ -147,5 +163,6 @@ __all__ = [
     "PersistedAddress",
     "RunningAddress",
     "Saved",
+    "SettleTakeOver",
     "Unicast",
 ]

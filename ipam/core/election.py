@@ -2,8 +2,8 @@
 
 With `Consensus` nobody moves before somebody wants an address. Then that peer opens a ballot, if
 none is under way or the one under way has not moved for a while; the waits are random, so that
-two peers that outbid each other soon stop. `Seed` makes the ring without a word to anybody, and
-`Observer` waits for others.
+two peers that outbid each other soon stop. `Seed` makes the ring without a word to anybody,
+`Observer` waits for others, and `Appointed` for who has the last word outside of the mesh.
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ class Observer:
     """Never takes part in making the ring."""
 
 
-InitMode = Consensus | Seed | Observer
+@dataclass(frozen=True, slots=True)
+class Appointed:
+    """A register outside of the mesh (Kubernetes) decides on the first ring: `Ipam.appoint`."""
+
+
+InitMode = Consensus | Seed | Observer | Appointed
 
 IDLE = "no ring yet: the first request for an address makes it"
 
@@ -135,6 +140,11 @@ class Election:
                 f"waiting for consensus on the first ring: {present} of {quorum} peers needed are"
                 " reachable; start more hosts, look at `weavepy status connections`, or restart"
                 " with a smaller --ipalloc-init consensus=N"
+            )
+        if isinstance(self._init, Appointed):
+            return (
+                "waiting for the Kubernetes API server to say what the first ring is, or for a"
+                " peer that has one"
             )
         return (
             "waiting to get a ring from a peer, as an observer: connect to a host that has one,"

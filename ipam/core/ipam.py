@@ -13,7 +13,7 @@ Every input ends in `_settle`, which lets whatever waits go on and then empties 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 
 from ipam.core.allocator import Allocator, Waiting
@@ -31,6 +31,7 @@ from ipam.core.effects import (
     Saved,
 )
 from ipam.core.election import (
+    Appointed,
     Consensus,
     Election,
     InitMode,
@@ -52,7 +53,7 @@ from ipam.core.outbox import Outbox
 from ipam.core.ranges import Network, Universe, check_subnet, usable, why_reserved
 from ipam.core.replica import Replica
 from ipam.core.restart import GRACE_S, RestartCheck
-from ipam.core.ring import Ring
+from ipam.core.ring import Fence, Ring
 from ipam.core.space import Space
 from ipam.core.status import AddressOwner, IpamStatus, status_of
 from weavepy.base.deadline import Deadline, earliest
@@ -62,6 +63,7 @@ from weavepy.base.names import PeerName
 LEAVING = "this host is leaving the mesh and gives out no addresses"
 
 __all__ = [
+    "Appointed",
     "Consensus",
     "InitMode",
     "Ipam",
@@ -104,7 +106,7 @@ class Ipam:
         outbox = self._outbox = Outbox(replica, space, history)
         allocator = self._allocator = Allocator(replica, space, rng)
         self._election = Election(replica, init, rng)
-        self._restart = RestartCheck(rng)
+        self._restart = RestartCheck(rng, awaits_word=isinstance(init, Appointed))
         self._consent = Consent(replica, rng, outbox.send)
         self._leaks = LeakWatch()
         self._hints = HintTeller(space)
@@ -243,13 +245,39 @@ class Ipam:
         self, request: int, peer: PeerName, force: bool, deadline: float, now: float
     ) -> list[IpamEffect]:
         """Make the ranges of a dead peer ours, if a majority consents; see `ipam.core.consent`."""
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return [refusal]
-        if len(self._consent.under_way) >= MAX_TAKE_OVERS:
-            text = f"{MAX_TAKE_OVERS} take-overs are under way already: wait for them"
-            return [AnswerRequest(request, None, text, "too-many")]
-        self._consent.ask(request, peer, force, deadline, now)
+        return self._take_over(request, peer, force, None, deadline, now)
+
+    def reclaim(
+        self,
+        request: int,
+        peer: PeerName,
+        gone: Collection[PeerName],
+        deadline: float,
+        now: float,
+    ) -> list[IpamEffect]:
+        """The same on the word of a register outside that all of `gone` are gone for good; it
+        decides between two that ask at one time. See `SettleTakeOver` and `ipam.core.consent`."""
+        return self._take_over(request, peer, False, gone, deadline, now)
+
+    def handle_verdicts(
+        self, verdicts: Mapping[PeerName, tuple[int, PeerName]], now: float
+    ) -> list[IpamEffect]:
+        """The register outside was read: it knows these take-overs, each epoch and taker."""
+        self._restart.handle_word()
+        fences = {peer: Fence(epoch, taker) for peer, (epoch, taker) in sorted(verdicts.items())}
+        self._keeper.handle_verdicts(fences, now)
+        return self._settle(now)
+
+    def appoint(
+        self, ring_id: bytes, peers: Sequence[PeerName], new: bool, now: float
+    ) -> list[IpamEffect]:
+        """This is the first ring, in equal shares; see `Appointed`. Nothing if we have one.
+
+        `new`: this host has just made it so.
+        """
+        if self._replica.ring is None:
+            ring = Ring.divide(ring_id, self.universe, peers)
+            self._keeper.begin_appointed(ring, new, now)
         return self._settle(now)
 
     def reconcile(
@@ -442,6 +470,24 @@ class Ipam:
             ring.check_tiles()
 
     # --- helpers ---------------------------------------------------------------------------
+
+    def _take_over(
+        self,
+        request: int,
+        peer: PeerName,
+        force: bool,
+        gone: Collection[PeerName] | None,
+        deadline: float,
+        now: float,
+    ) -> list[IpamEffect]:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return [refusal]
+        if len(self._consent.under_way) >= MAX_TAKE_OVERS:
+            text = f"{MAX_TAKE_OVERS} take-overs are under way already: wait for them"
+            return [AnswerRequest(request, None, text, "too-many")]
+        self._consent.ask(request, peer, force, deadline, now, gone)
+        return self._settle(now)
 
     def _add(self, waiting: Waiting, now: float) -> list[IpamEffect]:
         refusal = self._refusal(waiting.request)

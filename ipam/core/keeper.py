@@ -28,6 +28,9 @@ from ipam.core.space import Space
 from weavepy.base.names import PeerName
 
 
+TAKE_OVER = "`weavepy rmpeer`, or its Kubernetes node was deleted"
+
+
 class RingKeeper:
     """`expects_peers`: see `Ipam`."""
 
@@ -83,6 +86,13 @@ class RingKeeper:
         self.begin_ring(ring, f"from the seed of {len(names)} peers")
         self._outbox.save_ring()
         self._check_restart(now)  # a seed that lost its disk looks just like a new one
+
+    def begin_appointed(self, ring: Ring, new: bool, now: float) -> None:
+        """`new`: it was decided on at this moment, so nobody can have changed anything yet."""
+        self.begin_ring(ring, "the Kubernetes API server has it")
+        if not new:
+            self._check_restart(now)
+        self.wrote(ring.entries(), now)
 
     def adopt_decided_ring(self, now: float) -> None:
         if self._replica.ring is not None or not self._election.votes:
@@ -143,7 +153,7 @@ class RingKeeper:
         self._told_fences = fences
         ourself = self._replica.ourself
         for dead, entries in ring.inherited_by(ourself).items():
-            self._history.note_entries("took-over", entries, dead, "`weavepy rmpeer`")
+            self._history.note_entries("took-over", entries, dead, TAKE_OVER)
             label = self._replica.label(dead)
             self._outbox.log("info", f"took over {len(entries)} ranges of {label}")
         written = ring.stamp(ourself, self._replica.generation)
@@ -221,6 +231,14 @@ class RingKeeper:
             for piece in self._replica.universe.unroll(entry.token, entry.size)
         )
 
+    def handle_verdicts(self, fences: Mapping[PeerName, Fence], now: float) -> None:
+        """A register outside has decided on these."""
+        ring = self._replica.ring
+        news = {} if ring is None else ring.join_fences(fences)
+        if news:
+            self._handle_fences(news, now)
+            self._outbox.announce(Learnt(fences=news))
+
     def _handle_fences(self, fences: Mapping[PeerName, Fence], now: float) -> None:
         self._consent.handle_fences(fences)
         self._outbox.save_ring()
@@ -250,9 +268,9 @@ class RingKeeper:
     def _report_fenced(self, fence: Fence) -> None:
         taker = self._replica.label(fence.taker)
         text = (
-            f"while this host was away, {taker} took its addresses over (`weavepy rmpeer`):"
+            f"while this host was away, {taker} took its addresses over ({TAKE_OVER}):"
             " it has come back empty, and gets addresses from the others as it needs them"
         )
         self._notices.add("fenced", text)
         before = self._space.owned()
-        self._history.note("taken-over", before, fence.taker, "`weavepy rmpeer` while we were away")
+        self._history.note("taken-over", before, fence.taker, f"{TAKE_OVER}, while we were away")

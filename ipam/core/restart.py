@@ -21,6 +21,9 @@ the check goes on: the taker may have used them.
    the others may just refuse to speak with a copy. It goes on when a peer has answered it, or when
    nothing was heard of the other for ten minutes.
 
+5. Where a register outside can have had us declared dead (`Appointed`), any number of peers may
+   have sufficed: being alone proves nothing either, until that register has been read.
+
 What a disk that is too old has cost in case 3, if it was, shows when a peer comes back: the ring
 tells (`Learnt.lost`), and the addresses in question are listed.
 """
@@ -53,8 +56,10 @@ COPIED = (
 class RestartCheck:
     """Begun when the ring may be older than what others know; over when `passed`."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, awaits_word: bool = False) -> None:
         self._rng = rng
+        self._awaits_word = awaits_word
+        """Whether there is a register outside, which has not been read yet."""
         self.passed = True
         self._until = 0.0
         self._copied_until = -math.inf
@@ -81,6 +86,10 @@ class RestartCheck:
         if self.passed:
             self.begin(owners, True, now)
         self._copied_until = now + COPIED_FOR_S
+
+    def handle_word(self) -> None:
+        """The register outside was read, and what it says of us is known."""
+        self._awaits_word = False
 
     def handle_heard(self, peer: PeerName) -> None:
         """This peer has told us what it knows and we do not."""
@@ -111,7 +120,7 @@ class RestartCheck:
             self.passed = True
             self._copied_until = -math.inf
             return ()
-        if over and now < self._copied_until:
+        if over and (now < self._copied_until or self._awaits_word):
             self._asked.clear()
             self._until = now + GRACE_S
             return ()
@@ -134,6 +143,11 @@ class RestartCheck:
     def reason(self, now: float) -> str:
         if self.is_copied(now):
             return COPIED
+        if self._awaits_word and not self._answered:
+            return (
+                "just restarted: waiting for the Kubernetes API server, or a peer, to say whether"
+                " this host's addresses are up to date"
+            )
         if not self._asked:
             return (
                 "just restarted: looking for peers that know whether this host's addresses are"

@@ -18,7 +18,7 @@ from fastdp.core import effects as fast
 from fastdp.core.effects import FastEffect, TunnelEffect
 from fastdp.core.messages import PREFIX as FAST_PREFIX
 from fastdp.core.paths import FastPaths
-from ipam.core.effects import AnswerRequest, IpamEffect, Persist
+from ipam.core.effects import AnswerRequest, IpamEffect, Persist, SettleTakeOver
 from ipam.core.ipam import Ipam
 from router.mesh.effects import (
     CloseLink,
@@ -67,6 +67,7 @@ WorldEffect = (
     | LogLine
     | Persist
     | AnswerRequest
+    | SettleTakeOver
     | TellDatapath
     | GossipReceived
     | UnicastReceived
@@ -178,7 +179,7 @@ class Node:
                 | fast.SendHeartbeat()
             ):
                 self._world.perform(effect, now)
-            case TellDatapath() | AnswerRequest():
+            case TellDatapath() | AnswerRequest() | SettleTakeOver():
                 self._world.perform(effect, now)
             case Persist():
                 raise AssertionError("the ring's effects come in through _persisted")

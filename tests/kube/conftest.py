@@ -1,0 +1,36 @@
+"""One cluster for all tests here, with weavepy installed on it, gone when they end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kube.cluster import Cluster, why_not
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    mine = [item for item in items if here in item.path.parents and "bare_cluster" in _wants(item)]
+    reason = why_not() if mine else ""
+    for item in mine:
+        item.add_marker(pytest.mark.kube)
+        item.add_marker(pytest.mark.root)
+        item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.timeout(300))
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _wants(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
+@pytest.fixture(scope="session")
+def bare_cluster() -> Iterator[Cluster]:
+    """Control plane and nodes, without a pod network."""
+    cluster = Cluster()
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
