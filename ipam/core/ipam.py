@@ -458,6 +458,11 @@ class Ipam:
         """Return where ring, disk and interfaces do not say the same."""
         return audit(self._replica, self._space, saved, live, busy)
 
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether the check after a restart is over."""
+        return self._restart.passed
+
     def foreigners(self) -> list[PeerName]:
         """Return the peers that live with another ring than ours."""
         return list(self._replica.foreign)

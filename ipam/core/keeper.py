@@ -27,7 +27,6 @@ from ipam.core.ring import Entry, Fence, Ring
 from ipam.core.space import Space
 from weavepy.base.names import PeerName
 
-
 TAKE_OVER = "`weavepy rmpeer`, or its Kubernetes node was deleted"
 
 

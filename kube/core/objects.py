@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from weavepy.base.errors import ProtocolError
+from weavepy.base.errors import WeavepyError
 
 NETWORK_UNAVAILABLE = "NetworkUnavailable"
 
@@ -40,7 +40,11 @@ class NodeChange:
     deleted: bool = False
 
 
-class Expired(ProtocolError):
+class Unreadable(WeavepyError):
+    """Not what an API server says. It is not a peer: what it says wrongly is the world's fault."""
+
+
+class Expired(WeavepyError):
     """The server no longer knows what happened since that resource version: list anew."""
 
 
@@ -98,7 +102,7 @@ _config_map = msgspec.json.Decoder(_ConfigMap)
 
 
 def decode_node(body: bytes) -> Node:
-    """Raises `ProtocolError`, as all of these do."""
+    """Raises `Unreadable`, as all of these do."""
     return _as_node(_decode(_node, body))
 
 
@@ -116,7 +120,7 @@ def decode_event(line: bytes) -> NodeChange:
         failure = _decode(_failure, bytes(event.object))
         if failure.code == 410:
             raise Expired(failure.message)
-        raise ProtocolError(f"the watch failed: {failure.message} ({failure.code})")
+        raise Unreadable(f"the watch failed: {failure.message} ({failure.code})")
     found = _decode(_node, bytes(event.object))
     version = found.metadata.resource_version
     if event.type == "BOOKMARK":
@@ -132,7 +136,7 @@ def decode_config_map(body: bytes) -> tuple[str, dict[str, str]]:
 
 def _as_node(found: _Node) -> Node:
     if not found.metadata.name:
-        raise ProtocolError("a node without a name")
+        raise Unreadable("a node without a name")
     return Node(
         name=found.metadata.name,
         uid=found.metadata.uid,
@@ -160,4 +164,4 @@ def _decode(decoder: msgspec.json.Decoder[Found], body: bytes) -> Found:
     try:
         return decoder.decode(body)
     except msgspec.MsgspecError as error:
-        raise ProtocolError(f"the API server's answer cannot be read: {error}") from error
+        raise Unreadable(f"the API server's answer cannot be read: {error}") from error

@@ -73,18 +73,17 @@ class ApiServer:
     token_file: Path | None = None
     ca_file: Path | None = None
 
-    @classmethod
-    def of_pod(cls) -> ApiServer:
-        """As kubelet tells every pod. Raises `UsageError` outside of one."""
-        host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), "443"
-        if not host:
-            raise UsageError(
-                "there is no API server to ask: run this in a pod (docker/weavepy.yaml), or name"
-                " one with --api-server"
-            )
-        port = os.environ.get("KUBERNETES_SERVICE_PORT_HTTPS", port)
-        shown = f"[{host}]" if ":" in host else host
-        return cls(f"https://{shown}:{port}", SERVICE_ACCOUNT / "token", SERVICE_ACCOUNT / "ca.crt")
+
+def url_for_pods() -> str:
+    """As kubelet tells every pod. Raises `UsageError` outside of one."""
+    host = os.environ.get("KUBERNETES_SERVICE_HOST")
+    if not host:
+        raise UsageError(
+            "there is no API server to ask: run this in a pod (docker/weavepy.yaml), or name one"
+            " with --api-server"
+        )
+    port = os.environ.get("KUBERNETES_SERVICE_PORT_HTTPS", "443")
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 class Api:
@@ -223,7 +222,7 @@ class Api:
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
             context: ssl.SSLContext | bool = True
-            if self._server.ca_file is not None:
+            if self._server.ca_file is not None and self._server.url.startswith("https:"):
                 context = ssl.create_default_context(cafile=self._server.ca_file)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=context, limit=4), trust_env=False

@@ -29,6 +29,8 @@ NEEDED = (
     *("kube-proxy", "kubectl", "agnhost", "etcd"),
 )
 
+PLUGINS = Path("/usr/lib/cni")
+
 UNDERLAY = ipaddress.IPv4Network("10.77.0.0/24")
 SERVICES = ipaddress.IPv4Network("10.96.0.0/16")
 PODS = ipaddress.IPv4Network("10.32.0.0/16")
@@ -59,6 +61,8 @@ def why_not() -> str:
     missing = [name for name in NEEDED if not (PROGRAMS / name).exists()]
     if missing:
         return f"no Kubernetes here ({', '.join(missing)} not in {PROGRAMS}): run script/kube-build"
+    if not (PLUGINS / "portmap").exists():
+        return "needs containernetworking-plugins: run script/bootstrap --tests"
     for program in ("containerd", "runc", "busybox", "iptables", "conntrack"):
         if shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin") is None:
             return f"needs {program}: run script/bootstrap --tests"
@@ -115,6 +119,8 @@ class Cluster:
             self._pki.issue(name, f"system:node:{name}", "system:nodes")
             self._pki.kubeconfig(name, API, self.folder / f"{name}.conf")
         place.begin(["bash", str(Path(__file__).with_name("node.sh")), name, str(place.folder)])
+        for plugin in ("loopback", "portmap"):  # as a node's administrator installs them
+            shutil.copy(PLUGINS / plugin, place.folder / "opt/cni/bin")
         (place.folder / "containerd.toml").write_text(CONTAINERD)
         (place.folder / "kubelet.json").write_text(json.dumps(self._kubelet(name, address)))
         place.start("containerd", "containerd", "--config", f"{place.folder}/containerd.toml")

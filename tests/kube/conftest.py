@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.kube.cluster import Cluster, why_not
+from tests.kube.installed import install
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.kube)
         item.add_marker(pytest.mark.root)
         item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.timeout(300))
+        item.add_marker(pytest.mark.timeout(240))
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
 
@@ -34,3 +35,10 @@ def bare_cluster() -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.down()
+
+
+@pytest.fixture(scope="session")
+def cluster(bare_cluster: Cluster) -> Cluster:
+    """The same with weavepy on it."""
+    install(bare_cluster)
+    return bare_cluster

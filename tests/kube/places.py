@@ -60,9 +60,11 @@ class Place:
         ready.unlink(missing_ok=True)
         self._holder = self._spawn(
             "init",
-            ["nsenter", f"--net=/run/netns/{self.netns}"]
-            + ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child"]
-            + ["--propagation", "private", "--", *script],
+            [
+                *("nsenter", f"--net=/run/netns/{self.netns}"),
+                *("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child"),
+                *("--propagation", "private", "--", *script),
+            ],
         )
         wait_for(f"{self.name} has a first process", lambda: _child(self._holder), 10)
         self.pid = _child(self._holder)

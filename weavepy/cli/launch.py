@@ -176,10 +176,10 @@ def _start(options: Options, origin: str, detach: bool) -> int:
         # This goes to a log, which outlives the mesh and is read by more than root.
         click.echo("`weavepy join --show` prints the line that adds a host to this mesh")
     sys.stdout.flush()
-    return _run(options)
+    return run_router(options)
 
 
-def _run(options: Options) -> int:
+def run_router(options: Options) -> int:
     from weavepy.daemon.main import run
 
     try:

@@ -17,6 +17,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Start and stop": {
         "launch": ("launch", "Start the router of this host."),
         "join": ("launch", "Join the mesh that a token names, and start the router."),
+        "kube": ("kube", "Run the router of a Kubernetes node."),
         "stop": ("life", "Stop the router, by default with its datapath."),
         "reset": ("life", "Leave the mesh for good and forget it."),
     },

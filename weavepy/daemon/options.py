@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass, field, replace
 
 from fastdp.core.policy import MODES, Mode
+from kube.shell.api import ApiServer
 from router.mesh.records import MAX_ADDRESSES
 from weavepy.base.errors import UsageError
 from weavepy.base.names import MAX_NICKNAME_LENGTH, MAX_PEERS, PeerName, parse_peer_name
@@ -59,6 +60,16 @@ class RingStart:
         return self.mode if self.initial_peers is None else f"{self.mode}={self.initial_peers}"
 
 
+@dataclass(frozen=True, slots=True)
+class KubernetesOptions:
+    """What makes a router one of a Kubernetes cluster: `weavepy kube`."""
+
+    node_name: str
+    server: ApiServer
+    register: tuple[str, str]
+    """Namespace and name of the ConfigMap that holds what is decided once."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """All of a launch. `Options.parse` is how to make one from what an operator typed."""
@@ -93,6 +104,8 @@ class Options:
     esp_rekey_s: int = DEFAULT_ESP_REKEY_S
     """How often the keys of encrypted tunnels are renewed."""
     log_level: str = "info"
+    kubernetes: KubernetesOptions | None = None
+    """None outside of Kubernetes."""
     directories: Directories
 
     @classmethod

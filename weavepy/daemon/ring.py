@@ -5,11 +5,12 @@ import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 
 from ipam.core.effects import AnswerRequest, IpamEffect, OwnerKind, RunningAddress
-from ipam.core.election import Consensus, InitMode, Observer, Seed
+from ipam.core.election import Appointed, Consensus, InitMode, Observer, Seed
 from ipam.core.ipam import Ipam
 from ipam.shell.store import Store
 from router.shell.attach import AttachmentFacts
 from weavepy.base.errors import UsageError
+from weavepy.base.names import PeerName
 from weavepy.client import schema
 from weavepy.daemon import status
 from weavepy.daemon.addresses import Interface, Network, parse_interface, parse_subnet
@@ -25,6 +26,8 @@ MAX_HISTORY_SHOWN = 200
 
 def init_mode(options: Options) -> InitMode:
     """Without a number, consensus is of the peers that we were given, and ourself."""
+    if options.kubernetes is not None:
+        return Appointed()
     start = options.ring_start
     match start.mode:
         case "seed":
@@ -67,6 +70,7 @@ class RingService:
         self._node = node
         self._requests = requests
         self._universe = options.universe
+        self._is_appointed = options.kubernetes is not None
         self._bridge = options.bridge
         self._changed = changed
         self._store = store
@@ -226,6 +230,12 @@ class RingService:
                 f"{len(found)} peers are called {request.peer}: say which by name, one of"
                 f" {', '.join(found)}"
             )
+        if self._is_appointed and not request.force:
+            raise Conflict(
+                f"Kubernetes says who is gone for good: delete the node of {request.peer}, and its"
+                " addresses are taken over within seconds; or, if you know that it is dead and"
+                " will not return with containers, repeat this with --force"
+            )
         answer = await self._ask(
             lambda number, deadline, now: ipam.take_over(
                 number, found[0], request.force, deadline, now
@@ -233,6 +243,15 @@ class RingService:
             request.timeout_s,
         )
         return schema.RmpeerAnswer(peer=found[0], message=answer.text)
+
+    async def reclaim(self, peer: PeerName, gone: Sequence[PeerName], timeout_s: float) -> str:
+        """The same because a register outside says that all of `gone` are gone for good."""
+        ipam = self._ipam()
+        answer = await self._ask(
+            lambda number, deadline, now: ipam.reclaim(number, peer, gone, deadline, now),
+            timeout_s,
+        )
+        return answer.text
 
     async def allocate_request(self, request: schema.AllocateRequest) -> schema.AddressAnswer:
         owner = _owner(request.owner)

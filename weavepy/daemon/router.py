@@ -34,7 +34,7 @@ from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Policy
 from fastdp.shell import xfrm
 from fastdp.shell.ovs import NOT_ENCRYPTED
-from ipam.core.effects import AnswerRequest, Persist
+from ipam.core.effects import AnswerRequest, Persist, SettleTakeOver
 from ipam.core.ipam import Ipam
 from ipam.shell.store import Store
 from policy.core.sharing import CHANNEL as PODS_CHANNEL
@@ -66,6 +66,7 @@ from weavepy.daemon.attachments import Attachments
 from weavepy.daemon.capture import Capturing
 from weavepy.daemon.clock import Timer
 from weavepy.daemon.drivers import choose, drivers
+from weavepy.daemon.kubernetes import Kubernetes
 from weavepy.daemon.node import RING_CHANNEL, Node, WorldEffect
 from weavepy.daemon.options import Options
 from weavepy.daemon.pods import Pods
@@ -176,7 +177,7 @@ class Router:
                 rng=rng,
                 now=now,
                 known_owners=None,
-                expects_peers=bool(options.peers or remembered),
+                expects_peers=bool(options.peers or remembered or options.kubernetes),
             )
         channels: dict[str, Channel] = {
             benching.CHANNEL: benching.Stateless(),
@@ -231,6 +232,9 @@ class Router:
         )
         self.capturing = Capturing(mesh, lambda: self._datapath)
         self.benching = benching.Benching(mesh, self.attachments, self._tell_bench)
+        self.kubernetes: Kubernetes | None = None
+        if options.kubernetes is not None:
+            self.kubernetes = Kubernetes(self, options.kubernetes, rng)
         self._timer = Timer(self.node.next_deadline, self._fire)
         self._tcp = TcpShell(self)
         self._datapath = datapath.DatapathLink(connection, self._datapath_said, self._datapath_lost)
@@ -239,6 +243,8 @@ class Router:
         self._undo.push_async_callback(self._release_tunnels)
         self._undo.push_async_callback(self._leave)
         self._undo.push_async_callback(self.benching.close)
+        if self.kubernetes is not None:
+            self._undo.push_async_callback(self.kubernetes.close)
 
         if ipam is not None:
             self.node.run_ring(ipam.claim_running(running_addresses(facts, exposed), now), now)
@@ -250,6 +256,8 @@ class Router:
         self._start_task("repair", self._repair_for_ever())
         self._start_task("reconcile", self._reconcile_for_ever())
         self._start_task("addresses", self._watch_addresses_for_ever())
+        if self.kubernetes is not None:
+            self.kubernetes.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         log.info(
@@ -561,6 +569,9 @@ class Router:
                 self.store.persist(effect)
             case AnswerRequest():
                 self.requests.answer(effect)
+            case SettleTakeOver():
+                assert self.kubernetes is not None, "only Kubernetes mode asks for a reclaim"
+                self.kubernetes.settle(effect)
             case Arrange() | ReadMacs() | Carry() | Retire() | Point() | SendHeartbeat():
                 self.tunnels.perform(effect)
             case AddAssociation() | KeepAssociations():

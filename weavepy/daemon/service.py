@@ -61,6 +61,8 @@ class RouterService:
         targets = status.targets(mesh, now)
         ipam = await self.ipam()
         warnings = [*mesh.warnings(now), *ipam.warnings]
+        if router.kubernetes is not None:
+            warnings += router.kubernetes.warnings()
         if not router.options.encrypted:
             warnings.append("traffic is NOT encrypted (--insecure)")
         if snapshot is None:

@@ -1,0 +1,134 @@
+"""Routers in Kubernetes mode, each in a network namespace, with the stand-in as API server."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from router.shell import namespaces
+from tests.namespaces import Namespaces, run
+from weavepy.base.settings import Directories
+from weavepy.client import schema
+from weavepy.client.api import Api
+
+SECRET = "2b7e151628aed2a6abf7158809cf4f3c762e7160f38b4da56a784d9045190cfe"
+RANGE = "10.32.0.0/24"
+
+
+def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+    until = time.monotonic() + timeout_s
+    last: object = None
+    while time.monotonic() < until:
+        try:
+            last = condition()
+        except Exception as error:  # whatever it is, it is shown if it stays so
+            last = error
+        else:
+            if last:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"not within {timeout_s:g} s: {what} ({last})")
+
+
+class Host:
+    """`n1` has 10.78.0.11, and so on."""
+
+    def __init__(self, number: int, namespace: Path, folder: Path, url: str) -> None:
+        self.name = f"n{number}"
+        self.address = f"10.78.0.{10 + number}"
+        self.namespace = namespace
+        self.folder = folder
+        self.where = Directories(folder / "run", folder / "state")
+        self.api = Api(self.where)
+        self._url = url
+        self._process: subprocess.Popen[bytes] | None = None
+        self.peer = ""
+        """The peer's name, once `is_settled` has seen it."""
+
+    def start(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "secret").write_text(SECRET)
+        (self.folder / "token").write_text("token")
+        environment = os.environ | {
+            "WEAVEPY_RUN_DIR": str(self.where.run),
+            "WEAVEPY_STATE_DIR": str(self.where.state),
+        }
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *("ip", "netns", "exec", self.namespace.name),
+                    *(sys.executable, "-m", "weavepy", "kube", f"--node-name={self.name}"),
+                    *(f"--api-server={self._url}", f"--secret-file={self.folder}/secret"),
+                    *(f"--token-file={self.folder}/token", f"--ipalloc-range={RANGE}"),
+                ],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self) -> None:
+        """Router and datapath, as when the machine loses power."""
+        for file in (self.where.datapath_pid_file, self.where.router_pid_file):
+            try:
+                os.kill(int(file.read_text()), signal.SIGKILL)
+            except (FileNotFoundError, ValueError, ProcessLookupError):
+                continue
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=10)
+            self._process = None
+
+    def status(self) -> schema.Status:
+        return self.api.status()
+
+    def share(self) -> dict[str, int]:
+        """How many addresses each owner has, by the peer's name, as this host sees it."""
+        return {owner.peer: owner.addresses for owner in self.status().ipam.owners}
+
+    def is_settled(self, peers: int = 3) -> bool:
+        """Whether it knows so many peers, and has a ring."""
+        status = self.status()
+        self.peer = status.router.name
+        return len(status.peers) == peers and status.ipam.state == "ready"
+
+
+class Routers:
+    """Make `hosts` of them; `close` whatever happened."""
+
+    def __init__(self, folder: Path, hosts: int) -> None:
+        self._namespaces = Namespaces()
+        self.hub = self._namespaces.add("hub")
+        run("ip", "-n", self.hub.name, "link", "add", "br0", "type", "bridge")
+        run("ip", "-n", self.hub.name, "addr", "add", "10.78.0.1/24", "dev", "br0")
+        run("ip", "-n", self.hub.name, "link", "set", "br0", "up")
+        self.hosts: list[Host] = []
+        self._folder = folder
+        self._count = hosts
+
+    def add_hosts(self, url: str) -> list[Host]:
+        for number in range(1, self._count + 1):
+            namespace = self._namespaces.add(f"n{number}")
+            host = Host(number, namespace, self._folder / f"n{number}", url)
+            self.hosts.append(host)
+            port = ("link", "add", f"p{number}", "type", "veth")
+            run("ip", "-n", self.hub.name, *port, "peer", "eth0", "netns", namespace.name)
+            run("ip", "-n", self.hub.name, "link", "set", f"p{number}", "master", "br0", "up")
+            run("ip", "-n", namespace.name, "addr", "add", f"{host.address}/24", "dev", "eth0")
+            run("ip", "-n", namespace.name, "link", "set", "eth0", "up")
+        return self.hosts
+
+    def cut(self, host: Host, on: bool = True) -> None:
+        state = "down" if on else "up"
+        run("ip", "-n", self.hub.name, "link", "set", f"p{host.name[1:]}", state)
+
+    def inside_hub(self, work: Callable[[], object]) -> object:
+        with namespaces.opened(self.hub) as descriptor:
+            return namespaces.run_inside(descriptor, work)
+
+    def close(self) -> None:
+        for host in self.hosts:
+            host.kill()
+        self._namespaces.remove()

@@ -1,0 +1,158 @@
+"""Whole routers in Kubernetes mode, with an API server that can be made to misbehave."""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kube.routers import Host, Routers, wait_for
+from tests.kube.stand_in import StandIn
+from tests.namespaces import can_make_namespaces
+from weavepy.client import schema
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not can_make_namespaces(), reason="needs root: network namespaces"
+    ),
+]
+
+
+class Server:
+    """The stand-in on a thread with a loop of its own: tests are plain functions."""
+
+    def __init__(self, routers: Routers) -> None:
+        self._routers = routers
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.is_up = False
+        self.api = self.do(self._make())
+        self._port = 0
+        self.start()
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result(timeout=20)
+
+    def start(self) -> None:
+        address = ("10.78.0.1", self._port)
+        listener = self._routers.inside_hub(lambda: socket.create_server(address))
+        assert isinstance(listener, socket.socket)
+        self._port = listener.getsockname()[1]
+        self.do(self.api.start(listener))
+        self.is_up = True
+
+    def stop(self) -> None:
+        self.do(self.api.stop())
+        self.is_up = False
+
+    def close(self) -> None:
+        if self.is_up:
+            self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+
+    async def _make(self) -> StandIn:
+        return StandIn(token="token")
+
+
+@pytest.fixture
+def routers(tmp_path: Path) -> Iterator[Routers]:
+    made = Routers(tmp_path, 3)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(routers: Routers) -> Iterator[Server]:
+    server = Server(routers)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def hosts(routers: Routers, server: Server) -> list[Host]:
+    """Three routers that have met, with a ring."""
+    hosts = routers.add_hosts(server.api.url)
+    for host in hosts:
+        server.do(server.api.put_node(host.name, f"u-{host.name}", host.address))
+        host.start()
+    for host in hosts:
+        wait_for(f"{host.name} has peers and a ring", host.is_settled, 60)
+    return hosts
+
+
+def has_network(node: dict[str, Any]) -> bool:
+    conditions = node["status"]["conditions"]
+    return ("NetworkUnavailable", "False") in [(one["type"], one["status"]) for one in conditions]
+
+
+def registered(server: Server) -> set[str]:
+    assert server.api.register is not None
+    return {key.partition(".")[0] for key in server.api.register["data"]}
+
+
+def test_a_node_that_is_deleted_is_reclaimed_and_comes_back_empty(
+    hosts: list[Host], server: Server
+) -> None:
+    first = hosts[0]
+    rings = {host.status().ipam.ring_id for host in hosts}
+    assert len(rings) == 1, "the register decided on one ring"
+    wait_for("no node lacks a network", lambda: all(map(has_network, server.api.nodes.values())))
+    owner = next(host for host in hosts if host.peer in first.share())
+    others = [host for host in hosts if host is not owner]
+    owner.kill()
+    wait_for("it is seen to be gone", lambda: len(others[0].status().peers) == 2, 30)
+    assert owner.peer in others[0].share(), "its object is there, so nothing is taken"
+
+    server.do(server.api.delete_node(owner.name))
+    for host in others:
+        wait_for(
+            f"{host.name} knows that it is reclaimed",
+            lambda host=host: owner.peer not in host.share(),
+            10,
+        )
+        assert sum(host.share().values()) == 256
+    taken = "reclaimed" in registered(server)
+    assert taken
+
+    server.do(server.api.put_node(owner.name, "u-again", owner.address))
+    owner.start()
+    wait_for("it is back", owner.is_settled, 60)
+    assert "took its addresses over" in " ".join(owner.status().ipam.warnings)
+    assert sum(owner.share().values()) == 256
+    assert owner.share().get(owner.peer, 0) < 256
+
+
+def test_without_an_api_server_all_goes_on_and_what_it_says_wrongly_is_not_believed(
+    hosts: list[Host], server: Server
+) -> None:
+    first, second, _ = hosts
+    server.stop()
+    wait_for("it is missed", lambda: "away" in " ".join(first.status().router.warnings), 30)
+    second.kill()
+    second.start()
+    wait_for("a router that restarts meanwhile has peers and ring", second.is_settled, 60)
+    assert second.api.prime(schema.PrimeRequest(timeout_s=20)).state == "ready"
+
+    # It comes back from a backup in which two of the three nodes are not.
+    owner = next(host for host in hosts if host.peer in first.share())
+    witness = next(host for host in hosts if host is not owner)
+    other = next(host for host in hosts if host not in (owner, witness))
+    kept = server.api.nodes[witness.name]
+    server.api.nodes.clear()
+    server.api.nodes[witness.name] = kept
+    server.api.forget()
+    server.start()
+    owner.kill()
+    doubt = f"does not know the node {other.name}"
+    wait_for("nobody is reclaimed", lambda: doubt in " ".join(witness.status().router.warnings), 90)
+    assert owner.peer in witness.share()
