@@ -11,6 +11,17 @@ MANIFEST = ROOT / "docker/weavepy.yaml"
 
 Object = dict[str, Any]
 
+ACCOUNT: Object = {
+    "name": "account",
+    "projected": {
+        "sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 600}},
+            {"configMap": {"name": "kube-root-ca.crt"}},
+        ]
+    },
+}
+"""What kubelet puts at the usual place, where a chroot hides it: token and certificate."""
+
 
 def objects() -> list[Object]:
     return [found for found in yaml.safe_load_all(MANIFEST.read_text()) if found]
@@ -27,7 +38,7 @@ def from_host(image: str, program: Path, pods: str) -> list[Object]:
     (daemon_set,) = of_kind("DaemonSet", changed)
     pod = daemon_set["spec"]["template"]["spec"]
     pod["hostPID"] = True
-    pod["volumes"].append({"name": "host", "hostPath": {"path": "/"}})
+    pod["volumes"] += [{"name": "host", "hostPath": {"path": "/"}}, ACCOUNT]
     for container in (*pod["initContainers"], *pod["containers"]):
         words = [*container["command"], *container.get("args", [])]
         container["image"] = image
@@ -38,12 +49,24 @@ def from_host(image: str, program: Path, pods: str) -> list[Object]:
         container["volumeMounts"].append(
             {"name": "host", "mountPath": "/host", "mountPropagation": "HostToContainer"}
         )
+    (router,) = pod["containers"]
+    mounts = {mount["name"]: mount for mount in router["volumeMounts"]}
+    mounts["secret"]["mountPath"] = "/host/run/weavepy-secret"
+    router["volumeMounts"].append({"name": "account", "mountPath": "/host/run/weavepy-account"})
+    router["args"] += [
+        f"--{file}-file=/run/weavepy-account/{name}"
+        for file, name in (("token", "token"), ("ca", "ca.crt"))
+    ]
     return changed
 
 
 def _on_host(word: str) -> str:
     """Where the image has the node's folders mounted, the node has them itself."""
-    places = {"/host/bin": "/opt/cni/bin", "/host/conf": "/etc/cni/net.d"}
+    places = {
+        "/host/bin": "/opt/cni/bin",
+        "/host/conf": "/etc/cni/net.d",
+        "/etc/weavepy": "/run/weavepy-secret",
+    }
     for there, here in places.items():
         word = word.replace(there, here)
     return word
