@@ -5,13 +5,13 @@ Unknown members are ignored, absent ones have defaults: the server is older or n
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
 from weavepy.base.errors import WeavepyError
+from weavepy.base.names import is_ip_address
 
 NETWORK_UNAVAILABLE = "NetworkUnavailable"
 
@@ -143,21 +143,13 @@ def _as_node(found: _Node) -> Node:
         addresses=tuple(
             one.address
             for one in found.status.addresses
-            if one.type == "InternalIP" and _is_address(one.address)
+            if one.type == "InternalIP" and is_ip_address(one.address)
         ),
         network_is_up=any(
             one.type == NETWORK_UNAVAILABLE and one.status == "False"
             for one in found.status.conditions
         ),
     )
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _decode(decoder: msgspec.json.Decoder[Found], body: bytes) -> Found:

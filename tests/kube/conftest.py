@@ -17,7 +17,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.kube)
         item.add_marker(pytest.mark.root)
         item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.timeout(240))
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(240))
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from weavepy.base.errors import WeavepyError
+
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -22,7 +24,7 @@ def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 60.0
     while time.monotonic() < until:
         try:
             last = condition()
-        except (AssertionError, OSError, LookupError, RuntimeError) as error:
+        except (AssertionError, LookupError, OSError, RuntimeError, WeavepyError) as error:
             last = error
         else:
             if last:

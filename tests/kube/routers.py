@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,21 +15,6 @@ from weavepy.client.api import Api
 
 SECRET = "2b7e151628aed2a6abf7158809cf4f3c762e7160f38b4da56a784d9045190cfe"
 RANGE = "10.32.0.0/24"
-
-
-def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    until = time.monotonic() + timeout_s
-    last: object = None
-    while time.monotonic() < until:
-        try:
-            last = condition()
-        except Exception as error:  # whatever it is, it is shown if it stays so
-            last = error
-        else:
-            if last:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"not within {timeout_s:g} s: {what} ({last})")
 
 
 class Host:

@@ -20,6 +20,7 @@ from tests.kube.installed import (
     status,
     weavepy,
 )
+from tests.kube.manifest import MANIFEST, objects
 from tests.kube.places import wait_for
 
 CHURN = int(os.environ.get("WEAVEPY_KUBE_PODS", "12"))
@@ -62,6 +63,12 @@ def test_all_nodes_are_ready_and_have_a_network(cluster: Cluster) -> None:
         )
     rings = {status(cluster, node)["ipam"]["ring_id"] for node in cluster.nodes}
     assert len(rings) == 1, "one first ring, decided by the API server"
+
+
+def test_the_manifest_passes_kubectls_own_check(cluster: Cluster) -> None:
+    said = cluster.kubectl("apply", "--dry-run=client", "-f", str(MANIFEST)).splitlines()
+    assert len(said) == len(objects())
+    assert all("(dry run)" in line for line in said)
 
 
 def test_pods_on_all_nodes_reach_each_other(cluster: Cluster, web: dict[str, str]) -> None:
@@ -110,6 +117,7 @@ def test_a_host_port_leads_to_its_pod(cluster: Cluster) -> None:
     cluster.kubectl("delete", "pod", "ported", "--wait=false")
 
 
+@pytest.mark.timeout(240 + 5 * CHURN)
 def test_pods_that_come_and_go_leave_nothing(cluster: Cluster, web: dict[str, str]) -> None:
     nodes = sorted(cluster.nodes)
     before = {}

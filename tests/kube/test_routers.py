@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.kube.routers import Host, Routers, wait_for
+from tests.kube.places import wait_for
+from tests.kube.routers import Host, Routers
 from tests.kube.stand_in import StandIn
 from tests.namespaces import can_make_namespaces
 from weavepy.client import schema

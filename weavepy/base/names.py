@@ -7,6 +7,7 @@ gossip, and stands for the peer inside data records and bit sets.
 """
 
 import hashlib
+import ipaddress
 import re
 from typing import NewType
 
@@ -50,3 +51,11 @@ def parse_peer_name(text: str) -> PeerName:
             " peers` shows them"
         )
     return PeerName(lowered)
+
+
+def is_ip_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -13,7 +13,13 @@ from fastdp.core.policy import MODES, Mode
 from kube.shell.api import ApiServer
 from router.mesh.records import MAX_ADDRESSES
 from weavepy.base.errors import UsageError
-from weavepy.base.names import MAX_NICKNAME_LENGTH, MAX_PEERS, PeerName, parse_peer_name
+from weavepy.base.names import (
+    MAX_NICKNAME_LENGTH,
+    MAX_PEERS,
+    PeerName,
+    is_ip_address,
+    parse_peer_name,
+)
 from weavepy.base.settings import DEFAULT_PORT, HTTP_PORT, Directories, directories
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -240,7 +246,7 @@ class Options:
 def check_target(text: str) -> str:
     """Return the address of a peer as typed, or raise `UsageError` if it can be none."""
     wanted = 'expected "host", "host:port" or "[v6]:port"'
-    if _is_address(text):
+    if is_ip_address(text):
         return text
     host, colon, port = text.rpartition(":")
     if not colon:
@@ -248,12 +254,12 @@ def check_target(text: str) -> str:
     else:
         _parse_port(f"the peer {text!r}", port)
     if host.startswith("[") and host.endswith("]"):
-        if not _is_address(host[1:-1]):
+        if not is_ip_address(host[1:-1]):
             raise UsageError(f"{text!r} is not the address of a peer: {wanted}")
         return text
     if not _HOST_PATTERN.fullmatch(host) or len(host) > 253:
         raise UsageError(f"{text!r} is not the address of a peer: {wanted}")
-    if re.fullmatch(r"[0-9.]+", host) and not _is_address(host):
+    if re.fullmatch(r"[0-9.]+", host) and not is_ip_address(host):
         raise UsageError(f"{text!r} is not the address of a peer: {host} is not an IP address")
     return text
 
@@ -330,7 +336,7 @@ def _parse_http_address(text: str) -> tuple[str, int] | None:
         return None
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not _is_address(host):
+    if not colon or not is_ip_address(host):
         raise UsageError(
             f"--http-addr {text!r}: expected ADDRESS:PORT such as {DEFAULT_HTTP_ADDRESS},"
             f" or {HTTP_OFF}"
@@ -394,14 +400,6 @@ def _parse_log_level(level: str) -> str:
     if level not in LOG_LEVELS:
         raise UsageError(f"--log-level {level!r}: expected one of {', '.join(LOG_LEVELS)}")
     return level
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _yes_or_no(truth: bool) -> str:

@@ -185,12 +185,17 @@ def remove_address(route: Any, index: int, address: IpInterface) -> bool:
     return True
 
 
+SYSCTLS = os.environ.get("WEAVEPY_SYSCTLS", "/proc/sys/net")
+"""A container cannot write its /proc/sys; the image has the host's mounted elsewhere. Wherever it
+is mounted, it shows the namespace of the thread that looks."""
+
+
 def set_sysctl(path: str, value: int) -> bool:
     """Write below /proc/sys/net of the thread's namespace; False if the kernel has it not.
 
     Writes only what differs: some of these files act when written.
     """
-    file = Path("/proc/sys/net", path)
+    file = Path(SYSCTLS, path)
     try:
         if file.read_text().strip() != str(value):
             file.write_text(f"{value}\n")
@@ -201,7 +206,7 @@ def set_sysctl(path: str, value: int) -> bool:
 
 def get_sysctl(path: str) -> int | None:
     try:
-        return int(Path("/proc/sys/net", path).read_text())
+        return int(Path(SYSCTLS, path).read_text())
     except (OSError, ValueError):
         return None
 
