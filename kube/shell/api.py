@@ -13,12 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -32,9 +29,8 @@ from kube.core.objects import (
     decode_nodes,
 )
 from kube.core.register import Register
-from weavepy.base.errors import UsageError, WeavepyError
-
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+from kube.shell.server import ApiServer
+from weavepy.base.errors import WeavepyError
 
 REQUEST_TIMEOUT_S = 15.0
 WATCH_S = 300
@@ -63,27 +59,6 @@ class ApiConflict(WeavepyError):
 
 class ApiNotFound(WeavepyError):
     """404."""
-
-
-@dataclass(frozen=True, slots=True)
-class ApiServer:
-    """Where it is and how to speak to it."""
-
-    url: str
-    token_file: Path | None = None
-    ca_file: Path | None = None
-
-
-def url_for_pods() -> str:
-    """As kubelet tells every pod. Raises `UsageError` outside of one."""
-    host = os.environ.get("KUBERNETES_SERVICE_HOST")
-    if not host:
-        raise UsageError(
-            "there is no API server to ask: run this in a pod (docker/weavepy.yaml), or name one"
-            " with --api-server"
-        )
-    port = os.environ.get("KUBERNETES_SERVICE_PORT_HTTPS", "443")
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 class Api:

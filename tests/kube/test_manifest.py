@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kube.shell.api import Api, ApiNotFound, ApiServer
+from kube.shell.api import Api, ApiNotFound
+from kube.shell.server import ApiServer
 from tests.kube.cluster import PROGRAMS
 from tests.kube.manifest import MANIFEST, ROOT, objects, of_kind
 from tests.kube.stand_in import StandIn, rules_of

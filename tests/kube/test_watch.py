@@ -10,7 +10,8 @@ import pytest
 
 from kube.core.objects import Expired, Node, Unreadable, decode_event, decode_node
 from kube.core.watch import FIRST_RETRY_S, MAX_RETRY_S, ListNodes, NodeWatch, Wait, WatchNodes
-from kube.shell.api import Api, ApiAway, ApiConflict, ApiNotFound, ApiRefused, ApiServer
+from kube.shell.api import Api, ApiAway, ApiConflict, ApiNotFound, ApiRefused
+from kube.shell.server import ApiServer
 from tests.kube.stand_in import StandIn
 from weavepy.base.errors import WeavepyError
 

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from kube.shell.api import SERVICE_ACCOUNT, ApiServer, url_for_pods
+from kube.shell.server import SERVICE_ACCOUNT, ApiServer, url_for_pods
 from weavepy.base.errors import UsageError
 from weavepy.cli.command import command, require_network_rights
 from weavepy.cli.launch import refuse_if_running, run_router

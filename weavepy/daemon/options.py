@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from fastdp.core.policy import MODES, Mode
 from kube.shell.api import ApiServer
+from kube.shell.server import ApiServer
 from router.mesh.records import MAX_ADDRESSES
 from weavepy.base.errors import UsageError
 from weavepy.base.names import (
