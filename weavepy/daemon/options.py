@@ -10,7 +10,6 @@ import socket
 from dataclasses import dataclass, field, replace
 
 from fastdp.core.policy import MODES, Mode
-from kube.shell.api import ApiServer
 from kube.shell.server import ApiServer
 from router.mesh.records import MAX_ADDRESSES
 from weavepy.base.errors import UsageError
