@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from policy.core.objects import Address, Key, Pod
 
 DEFAULT_NAMESPACE = "default"
+RUNTIME = "cni:"
+"""What owners begin with that a container runtime attached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,14 @@ def roster(
 
 
 def plain_name(owner: str) -> str:
-    """The last part of a path, or a container's id, as the name of a pod."""
-    return re.sub(r"[^a-z0-9.-]", "-", owner.rpartition("/")[2].lower()).strip("-.") or "unnamed"
+    """What an attachment is called as a pod: the last part of its path, or its container's id.
+
+    What a container runtime attached ("cni:NETWORK/CONTAINER/INTERFACE") is a pod per interface.
+    """
+    last = owner.rpartition("/")[2]
+    if owner.startswith(RUNTIME):
+        last = "-".join(owner.split("/")[1:])
+    return re.sub(r"[^a-z0-9.-]", "-", last.lower()).strip("-.") or "unnamed"
 
 
 def _pod(one: Attached, nickname: str, here: str) -> Pod:

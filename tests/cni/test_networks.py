@@ -118,6 +118,32 @@ def test_a_pod_is_shown_by_name(runtime: Runtime, pod: str) -> None:
     assert [each.pod for each in runtime.api.attachments().attachments] == ["shop/web-0"]
 
 
+def test_a_pod_is_isolated_by_what_was_applied_before_it_came(runtime: Runtime, pod: str) -> None:
+    other = runtime.pod()
+    address = runtime.add(other)["ips"][0]["address"].split("/")[0]
+    deny = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "deny", "namespace": "default"},
+        "spec": {"podSelector": {}, "policyTypes": ["Egress"]},
+    }
+    runtime.api.policy_apply(schema.PolicyObjects(objects=[deny]))
+    try:
+        runtime.add(pod)
+        assert not runtime.reaches(pod, address)
+        assert known(runtime) == {f"{pod}-eth0", f"{other}-eth0"}
+    finally:
+        runtime.api.policy_delete(schema.PolicyObjects(objects=[deny]))
+    assert runtime.reaches(pod, address)
+    runtime.delete(other)
+    assert known(runtime) == {f"{pod}-eth0"}
+
+
+def known(runtime: Runtime) -> set[str]:
+    """The names of the pods that network policies see."""
+    return {each.name for each in runtime.api.policy().pods}
+
+
 def test_portmap_and_bandwidth_come_after_it(runtime: Runtime, pod: str) -> None:
     variables = {"containerid": pod, "netns": f"/run/netns/{pod}", "ifname": "eth0"}
     ports = [{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}]

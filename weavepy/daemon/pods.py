@@ -4,16 +4,16 @@ An attachment is named by network, container and interface, and that is also its
 the ring and what names its interface. So all that a DEL or a GC needs is found in the ring and the
 kernel, whichever router made it, and nothing is remembered here.
 
-ADD takes in order: what is needed from the ring, the interface (`router.shell.pod`), then the gate:
-who has rules for the container says when they are in force. What was taken goes back if a
-later step fails. DEL goes the other way, and the addresses come last: nobody gets one that somebody
-may still send from.
+ADD takes in order: what is needed from the ring; what network policies say about these addresses
+(the gate, which returns when that is in force); then the interface (`router.shell.pod`). What was
+taken goes back if a later step fails. DEL goes the other way, and the addresses come last: nobody
+gets one that somebody may still send from.
 """
 
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 from cni import journal
@@ -25,7 +25,7 @@ from weavepy.base.errors import UsageError, WeavepyError
 from weavepy.client import schema
 from weavepy.daemon.addresses import Interface, Network, parse_interface, parse_subnet
 from weavepy.daemon.api import Conflict, NotFound
-from weavepy.daemon.attachments import EXPOSE_OWNER, Addresses, Attachments
+from weavepy.daemon.attachments import EXPOSE_OWNER, Addresses, Attachments, Gate
 from weavepy.kernel.faults import reached
 
 log = logging.getLogger(__name__)
@@ -39,13 +39,6 @@ SUFFERS = 51
 STEADY_S = 5.0
 """What lasts less long is no change of status: a datapath that is started again, a ring check."""
 
-Gate = Callable[[schema.CniAddRequest, str], Awaitable[None]]
-"""Return when the rules for this request's container are in force on its host interface."""
-
-
-async def no_gate(request: schema.CniAddRequest, host_interface: str) -> None:
-    """Without policies nothing has to be waited for."""
-
 
 class Pods:
     def __init__(
@@ -53,15 +46,15 @@ class Pods:
         host: Host,
         attachments: Attachments,
         addresses: Addresses,
+        gate: Gate,
         *,
         journal_directory: str,
         has_datapath: Callable[[], bool],
-        gate: Gate = no_gate,
     ) -> None:
-        self.gate = gate
         self._host = host
         self._attachments = attachments
         self._addresses = addresses
+        self._gate = gate
         self._journal = journal_directory
         self._has_datapath = has_datapath
         self._unwell_since: float | None = None
@@ -99,9 +92,11 @@ class Pods:
                 reached("add-allocated")
                 return await self._attach(request, owner, taken)
             except BaseException:
-                for interface in taken:
-                    if interface not in before:
-                        self._addresses.release(owner, interface)
+                new = [interface for interface in taken if interface not in before]
+                for interface in new:
+                    self._addresses.release(owner, interface)
+                if new and request.kind == "interface":
+                    await self._gate.left(owner, [interface.ip for interface in new])
                 raise
 
     async def delete(self, request: schema.CniDelRequest) -> schema.CniDelAnswer:
@@ -215,17 +210,13 @@ class Pods:
             hairpin=request.hairpin,
             pod=request.pod,
         )
+        await self._gate.placed(owner, [interface.ip for interface in taken], None)
         try:
             facts = await self._attachments.on_host(lambda: self._host.make_pod(wish))
         except InterfaceTaken as error:
             raise Conflict(str(error)) from error
         except NoSuchNamespace as error:
             raise NotFound(str(error)) from error
-        try:
-            await self.gate(request, facts.host_interface)
-        except BaseException:
-            await self._attachments.on_host(lambda: self._host.remove_pod(owner))
-            raise
         answer.host_interface, answer.host_mac = facts.host_interface, facts.host_mac
         answer.mac, answer.mtu = facts.mac, wish.mtu_bytes
         answer.routes = [_shown(route) for route in facts.routes]
@@ -277,6 +268,12 @@ class Pods:
                 await self._attachments.on_host(lambda: self._host.remove_pod(owner))
             released = self._addresses.release(owner, None)
             reached("del-released")
+            if request.kind == "interface":
+                try:
+                    await self._gate.left(owner)
+                except WeavepyError as error:
+                    # The container is gone all the same; what is in force is looked after anyway.
+                    log.warning("network policies still know %s: %s", owner, error)
             return released
 
 

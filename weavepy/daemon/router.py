@@ -227,6 +227,7 @@ class Router:
             self.host,
             self.attachments,
             self.ring,
+            self.policies,
             journal_directory=str(directories.cni_journal),
             has_datapath=lambda: self.snapshot is not None,
         )

@@ -57,6 +57,7 @@ def test_an_address_that_is_here_is_not_elsewhere() -> None:
         ("3f2a91", "3f2a91"),
         ("/proc/42/ns/net", "net"),
         ("/_", "unnamed"),
+        ("cni:weavepy/3F2a91/eth0", "3f2a91-eth0"),
     ],
 )
 def test_a_name_is_made_of_what_there_is(owner: str, name: str) -> None:
