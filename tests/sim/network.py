@@ -72,6 +72,16 @@ class Network:
         self._hosts[host.address] = host
         self._ends[host.number] = {}
 
+    def gain_address(self, host: "Host", number: int) -> str:
+        """A new one, which leads to this host until it is lost, or, if odd, never did."""
+        address = f"10.1.{host.number}.{number}"
+        if number % 2 == 0:
+            self._hosts[address] = host
+        return address
+
+    def lose_address(self, address: str) -> None:
+        self._hosts.pop(address, None)
+
     # --- paths -------------------------------------------------------------------------------
 
     def is_open(self, giver: "Host", taker: "Host") -> bool:

@@ -99,6 +99,8 @@ class Host:
         self.network = network
         self.number = number
         self.address = f"10.0.0.{number + 1}"
+        self.addresses = [self.address]
+        """All that its interfaces have. Only the first leads here from everywhere."""
         self.label = f"h{number + 1}"
         self.settings = settings
         self.disk = Disk(world.random(f"disk {number}"))
@@ -251,6 +253,7 @@ class Host:
         def begin() -> None:
             node.run_ring(ipam.claim_running(running, now), now)
             node.handle_datapath(snapshot, now)
+            node.run(mesh.handle_own_addresses(self.addresses, now), now)
             node.handle_timeout(self.now)
 
         self._guarded(begin)
@@ -504,6 +507,18 @@ class Host:
         paths = node.paths
         if paths is not None:
             self._guarded(lambda: node.run(tell(paths, self.now), self.now))
+
+    def change_addresses(self, addresses: Sequence[str]) -> None:
+        self.addresses = [*addresses]
+
+        def tell() -> None:
+            node = self._node()
+            self.trace(f"has the addresses {self.addresses}")
+            self._guarded(
+                lambda: node.run(node.mesh.handle_own_addresses(self.addresses, self.now), self.now)
+            )
+
+        self.post(tell)
 
     def _datapath_lost(self) -> None:
         node = self._node()

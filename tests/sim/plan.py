@@ -61,6 +61,9 @@ FAST_DURATIONS_S = (0.5, 2.0, 7.0, 7.0, 12.0)
 SLEEVE_ONLY_CHANCE = 0.15
 """Of a host in a mesh with a fast path."""
 
+ADDRESSES_CHANCE = 0.3
+"""How often hosts gain addresses, of which some lead nowhere and some are also another host's."""
+
 WORK_KINDS = {"attach": 24, "attach-again": 3, "detach": 12, "claim": 5, "prime": 1, "frame": 6}
 
 CALM_BEFORE_S = 45.0
@@ -249,6 +252,9 @@ def draw_plan(
             Step(rng.uniform(at + 0.1, faults_s), "attach", rng.randrange(count), 0, 20.0, number)
             for number in range(1000, 1000 + rng.randrange(4, 16))
         ]
+    moves = Random(f"{seed} addresses")
+    if moves.random() < ADDRESSES_CHANCE:
+        steps += _draw_address_changes(moves, bounds, count, faults_s)
     if hours:
         steps = [_sparing_the_first(step, count) for step in steps]
     return Plan(
@@ -344,6 +350,20 @@ def _draw_fast(
         host = rng.randrange(count)
         steps.append(Step(rng.uniform(1.0, faults_s), "frame", host, rng.randrange(count)))
     return tuple(modes), steps
+
+
+def _draw_address_changes(rng: Random, bounds: Bounds, count: int, faults_s: float) -> list[Step]:
+    return [
+        Step(
+            rng.uniform(1.0, faults_s),
+            "addresses",
+            rng.randrange(count),
+            rng.randrange(count),
+            rng.choice(bounds.durations_s),
+            number,
+        )
+        for number in range(1, rng.randrange(2, 12))
+    ]
 
 
 def _weighted(rng: Random, weights: dict[str, int]) -> str:

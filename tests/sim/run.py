@@ -450,6 +450,11 @@ class Run:
                 two = [host for host in self.hosts if host not in one]
                 self._block([(a, b) for a in one for b in two], end)
                 self._block([(b, a) for a in one for b in two], end)
+            case "addresses":
+                gained = network.gain_address(host, step.number)
+                host.change_addresses([host.address, gained, other.address])
+                world.at(end, network.lose_address, gained)
+                world.at(end, host.change_addresses, [host.address])
             case "reset":
                 network.reset(host, other)
             case "stall":
