@@ -24,8 +24,8 @@ PAIR = both_ways(("h1", "h2"))
 ON_SLEEVE_WITHIN_S = 5.0
 BACK_WITHIN_S = 10.0
 
-KILLS = 3
-RATE = 3000.0
+KILLS = int(os.environ.get("WEAVEPY_KILLS", "3"))
+RATE = float(os.environ.get("WEAVEPY_KILLS_RATE", "3000"))
 """Datagrams per second while a router is killed again and again."""
 
 
