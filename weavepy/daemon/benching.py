@@ -268,6 +268,9 @@ class End:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
+        self._input.close()
+        with contextlib.suppress(ConnectionError):
+            await self._input.wait_closed()
 
     async def _read_line(self, timeout_s: float) -> bytes:
         try:
