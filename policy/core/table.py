@@ -12,12 +12,13 @@ never change; sets of pods are named by what selects the pods, and change as pod
 `Changes` is the difference of two tables, and what a transaction is made of.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, TypeVar
 
 from policy.core.objects import DIRECTIONS, FAMILIES, Direction, Family
+
+Value = TypeVar("Value")
 
 SetKind = Literal["pods", "blocks", "ports", "named"]
 Element = tuple[str | int, ...]
@@ -222,9 +223,9 @@ class RecordedTable:
             self._first_elements.setdefault(name, {}).setdefault(element, present)
 
 
-def _put(mapping: dict[str, object] | Mapping[str, object], name: str, value: object) -> None:
+def _put(mapping: dict[str, Value], name: str, value: Value | None) -> None:
     if value is not None:
-        mapping[name] = value  # type: ignore[index]  # one helper for four kinds of dicts
+        mapping[name] = value
 
 
 def _detached(changes: Changes) -> Changes:
