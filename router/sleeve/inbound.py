@@ -16,7 +16,8 @@ from cryptography.exceptions import InvalidTag
 
 from router.overlay.broadcast import BroadcastFilter
 from router.overlay.switch import DELIVER, REASONS
-from router.sleeve.effects import Endpoint, ReceiveEpoch, SendEpoch, SessionEffect
+from router.sleeve.delivery import Delivery
+from router.sleeve.effects import Endpoint, ReceiveEpoch, SessionEffect
 from router.sleeve.format import (
     BROADCAST_HEADER,
     BROADCAST_SHORT_ID,
@@ -36,37 +37,19 @@ from router.sleeve.format import (
     TYPE_SPAN,
     unpack_inner_header,
 )
-from router.sleeve.forwarder import LARGE_HEADROOM_BYTES, Forwarder
+from router.sleeve.forwarder import Forwarder
 from router.sleeve.keys import NONCE
 from router.sleeve.layout import NUMBER_AT, NUMBERS
 from router.sleeve.mender import MAX_ROUNDS, Mender
-from router.sleeve.pieces import (
-    CHECKSUM_OFFSETS,
-    GSO_NONE,
-    complete_checksum,
-    plan_cut,
-    segments,
-)
 from router.sleeve.record import (
-    HINT_BYTES,
-    KIND_BUNDLE,
     KIND_PARTIAL,
     KIND_PIECE,
     KIND_RUN,
-    MIN_FRAME_BYTES,
-    NO_HINT,
-    bundled,
-    checksum_hint,
     one_hop_less,
     with_kind,
 )
-from router.sleeve.stitch import Run
+from router.sleeve.relay import Relay
 from router.sleeve.tables import Tables
-from router.sleeve.tap import NEEDS_CHECKSUM, NO_OFFLOAD, VIRTIO_HEADER
-from weavepy.base.errors import ProtocolError
-
-MAX_RELAYED_FRAMES = 256
-"""Large frames on their way through us whose reserved counters are remembered."""
 
 _unpack_header = HEADER.unpack_from
 _pack_nonce = NONCE.pack
@@ -81,8 +64,8 @@ class Inbound:
         self._control_type = TYPE_CONTROL if encrypted else TYPE_PLAIN_CONTROL
         self._span_type = TYPE_SPAN if encrypted else TYPE_PLAIN_SPAN
         self._parity_type = TYPE_PARITY if encrypted else TYPE_PLAIN_PARITY
-        self._run = Run()
-        self._run_sender: Forwarder | None = None
+        self._delivery = Delivery(tables)
+        self._relay = Relay()
         self._sliced: tuple[memoryview, int] = (memoryview(b""), 0)
         self._slices: list[memoryview] = []
         """Where the ciphertexts are in a buffer full of datagrams of one size."""
@@ -91,7 +74,6 @@ class Inbound:
         """Whose datagrams wait for a hole before them to be filled."""
         self.release_at = math.inf
         """When the first of them have waited long enough."""
-        self._relayed: dict[tuple[ReceiveEpoch, int, int, Forwarder], tuple[SendEpoch, int]] = {}
 
     def handle_datagrams(
         self, buffer: memoryview, length: int, size: int, endpoint: Endpoint, now: float
@@ -104,7 +86,7 @@ class Inbound:
         data_type = self._data_type
         span_type = self._span_type
         parity_type = self._parity_type
-        run = self._run
+        run = self._delivery.run
         last_index = -1
         highest = -1
         epoch: ReceiveEpoch | None = None
@@ -338,7 +320,7 @@ class Inbound:
         self, forwarder: Forwarder, epoch: ReceiveEpoch, counter: int, plaintext: bytes, now: float
     ) -> None:
         """Take one authentic record that spanned datagrams: it holds a run of segments."""
-        run = self._run
+        run = self._delivery.run
         if run.epoch is epoch and run.join_run(plaintext, counter):
             return
         if len(plaintext) < INNER_HEADER_BYTES:
@@ -350,12 +332,7 @@ class Inbound:
             return
         next_hop = self._tables.switch.from_peer(source, destination, hops_left)
         if next_hop == DELIVER:
-            self.finish_run()
-            if not run.begin_run(plaintext, INNER_HEADER_BYTES, epoch, counter):
-                forwarder.drop("malformed")
-                return
-            self._run_sender = forwarder
-            self._tables.switch.learn_behind(run.headers[6:12], source, now)
+            self._delivery.begin_run(forwarder, source, epoch, counter, plaintext, now)
         elif next_hop < 0:
             forwarder.drop(REASONS[next_hop])
         else:
@@ -363,36 +340,7 @@ class Inbound:
             if onward is None:
                 forwarder.drop("no-route")
             else:
-                self._relay_run(onward, forwarder, plaintext)
-
-    def _relay_run(self, onward: Forwarder, forwarder: Forwarder, plaintext: bytes) -> None:
-        """Pass a run on as a large frame of its own, by whatever span the next path bears."""
-        run = Run()
-        if not run.begin_run(plaintext, INNER_HEADER_BYTES, run, 0):
-            forwarder.drop("malformed")
-            return
-        checksum_start = run.checksum_start
-        hint = checksum_hint(checksum_start, CHECKSUM_OFFSETS[run.gso_type])
-        try:
-            virtio, headers, payload = run.finish()
-            _, gso_type, _, gso_size, _, _ = VIRTIO_HEADER.unpack(virtio)
-            inner = with_kind(one_hop_less(plaintext[:INNER_HEADER_BYTES]), KIND_PARTIAL)
-            if gso_type == GSO_NONE:
-                onward.send_record(b"".join((inner, hint, headers, payload)))
-                return
-            buffer = bytearray(b"".join((bytes(LARGE_HEADROOM_BYTES), headers, payload)))
-            frame = memoryview(buffer)[LARGE_HEADROOM_BYTES:]
-            cut = plan_cut(frame, gso_type, gso_size, checksum_start)
-            if cut is None:
-                forwarder.drop("malformed")
-            elif onward.takes_large(cut):
-                end = len(buffer)
-                onward.send_large(memoryview(buffer), LARGE_HEADROOM_BYTES, end, cut, inner)
-            else:
-                for segment in segments(frame, cut):
-                    onward.send_record(b"".join((inner, hint, segment)))
-        except ProtocolError:
-            forwarder.drop("malformed")
+                self._relay.pass_run(onward, forwarder, plaintext)
 
     def _handle_record(
         self,
@@ -427,16 +375,11 @@ class Inbound:
         next_hop = self._tables.switch.from_peer(source, destination, hops_left)
         if next_hop == DELIVER:
             if kind == KIND_PIECE:
-                self.finish_run()
-                if not self._run.begin(
-                    plaintext, INNER_HEADER_BYTES, epoch, counter, number, count
-                ):
-                    forwarder.drop("malformed")
-                    return
-                self._run_sender = forwarder
-                self._tables.switch.learn_behind(self._run.headers[6:12], source, now)
+                self._delivery.begin_pieces(
+                    forwarder, source, epoch, counter, number, count, plaintext, now
+                )
             else:
-                self._deliver(forwarder, source, kind, plaintext, INNER_HEADER_BYTES, now)
+                self._delivery.deliver(forwarder, source, kind, plaintext, INNER_HEADER_BYTES, now)
         elif next_hop < 0:
             forwarder.drop(REASONS[next_hop])
         else:
@@ -444,7 +387,7 @@ class Inbound:
             if onward is None:
                 forwarder.drop("no-route")
             elif kind == KIND_PIECE:
-                self._relay_piece(onward, forwarder, epoch, counter, number, count, plaintext)
+                self._relay.pass_piece(onward, forwarder, epoch, counter, number, count, plaintext)
             else:
                 onward.send_record(one_hop_less(plaintext))
 
@@ -486,7 +429,7 @@ class Inbound:
         if relayed and self._tables.switch.may_come_twice(source, now):
             forwarder.drop("relayed-beside-tunnel")
         elif not only_pass_on:
-            self._deliver(forwarder, source, kind, plaintext, content_at, now)
+            self._delivery.deliver(forwarder, source, kind, plaintext, content_at, now)
         if not neighbours:
             return
         onward = one_hop_less(plaintext)
@@ -497,117 +440,10 @@ class Inbound:
             elif other is not forwarder:
                 other.send_record(onward)
 
-    def _relay_piece(
-        self,
-        onward: Forwarder,
-        forwarder: Forwarder,
-        epoch: ReceiveEpoch,
-        counter: int,
-        number: int,
-        count: int,
-        plaintext: bytes,
-    ) -> None:
-        """Pass a piece on with counters that are again consecutive within its large frame."""
-        if len(plaintext) > onward.plaintext_room():
-            self._relay_as_frame(onward, forwarder, plaintext, number, count)
-            return
-        # Number and base give each piece a counter of its own: the replay window has seen to
-        # it that no (base, number) comes twice, and `count` that no number is beyond its run.
-        name = (epoch, counter - number, count, onward)
-        reserved = self._relayed.get(name)
-        if reserved is None or reserved[0] is not onward.session.sending:
-            fresh = onward.reserve(count)
-            if fresh is None:
-                return
-            reserved = fresh
-            if len(self._relayed) >= MAX_RELAYED_FRAMES:
-                del self._relayed[next(iter(self._relayed))]
-            self._relayed[name] = reserved
-        onward.send_piece(*reserved, number, count, one_hop_less(plaintext))
-
-    def _relay_as_frame(
-        self, onward: Forwarder, forwarder: Forwarder, plaintext: bytes, number: int, count: int
-    ) -> None:
-        """A piece too large for the next path goes on as a frame of its own, in fragments."""
-        run = Run()
-        if not run.begin(plaintext, INNER_HEADER_BYTES, run, number, number, count):
-            forwarder.drop("malformed")
-            return
-        hint = checksum_hint(run.checksum_start, CHECKSUM_OFFSETS[run.gso_type])
-        try:
-            _, headers, payload = run.finish()
-        except ProtocolError:
-            forwarder.drop("malformed")
-            return
-        inner = with_kind(one_hop_less(plaintext[:INNER_HEADER_BYTES]), KIND_PARTIAL)
-        onward.send_record(b"".join((inner, hint, headers, payload)))
-
-    # --- to the bridge -------------------------------------------------------------------
-
-    def _deliver(
-        self,
-        forwarder: Forwarder,
-        source: int,
-        kind: int,
-        plaintext: bytes,
-        content_at: int,
-        now: float,
-    ) -> None:
-        """Write the frames of a record for us, after those that came before them."""
-        if self._run.epoch is not None:
-            self.finish_run()
-        learn = self._tables.switch.learn_behind
-        if kind == KIND_BUNDLE:
-            frames = 0
-            for hint, frame in bundled(plaintext, content_at):
-                learn(frame[6:12], source, now)
-                self._write_frame(forwarder, frame, hint)
-                frames += 1
-            forwarder.frames_received += frames - 1
-            return
-        hint = NO_HINT
-        if kind == KIND_PARTIAL:
-            hint = plaintext[content_at : content_at + HINT_BYTES]
-            content_at += HINT_BYTES
-        elif kind != KIND_FRAME:
-            forwarder.drop("malformed")
-            return
-        frame = plaintext[content_at:]
-        if len(frame) < MIN_FRAME_BYTES:
-            forwarder.drop("malformed")
-            return
-        learn(frame[6:12], source, now)
-        self._write_frame(forwarder, frame, hint)
-
-    def _write_frame(self, forwarder: Forwarder, frame: bytes, hint: bytes) -> None:
-        if hint == NO_HINT:
-            self._tables.write((NO_OFFLOAD, frame) if self._tables.tap_offloads else (frame,))
-            return
-        start, offset = hint[0] << 1, hint[1]
-        if start + offset + 2 > len(frame):
-            forwarder.drop("malformed")
-        elif self._tables.tap_offloads:
-            virtio = VIRTIO_HEADER.pack(NEEDS_CHECKSUM, GSO_NONE, 0, 0, start, offset)
-            self._tables.write((virtio, frame))
-        else:
-            self._tables.write((complete_checksum(frame, start, offset),))
-
     def finish_run(self) -> None:
         """Write the pieces that were stitched together so far."""
-        run = self._run
-        if run.epoch is None:
-            return
-        try:
-            if self._tables.tap_offloads:
-                self._tables.write(run.finish())
-            else:
-                for frame in run.finish_singly():
-                    self._tables.write((frame,))
-        except ProtocolError:
-            assert self._run_sender is not None
-            self._run_sender.drop("malformed")
+        self._delivery.finish_run()
 
     def forget(self, forwarder: Forwarder) -> None:
         self._holding.pop(forwarder, None)
-        for name in [name for name in self._relayed if forwarder is name[3]]:
-            del self._relayed[name]
+        self._relay.forget(forwarder)
