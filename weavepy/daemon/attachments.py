@@ -34,7 +34,7 @@ from weavepy.daemon.addresses import (
     parse_wanted,
 )
 from weavepy.daemon.api import NotFound
-from weavepy.daemon.policies import identity_of
+from weavepy.daemon.applied import identity_of
 
 log = logging.getLogger(__name__)
 

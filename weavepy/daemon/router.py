@@ -62,6 +62,7 @@ from weavepy.base.errors import WeavepyError
 from weavepy.base.gossip import Announce, Channel, Unicast
 from weavepy.base.names import PeerName, PeerUid, ShortId
 from weavepy.daemon import api, benching, files, listener, metrics
+from weavepy.daemon.applied import AppliedObjects
 from weavepy.daemon.attachments import Attachments
 from weavepy.daemon.capture import Capturing
 from weavepy.daemon.clock import Timer
@@ -152,16 +153,16 @@ class Router:
         self.fastdp = self.chosen.policy
         self.tunnels = Tunnels(self.chosen.driver, self._tunnel_thread, self._tell_paths)
 
-        self.policies = PolicyService(
+        self.policies = PolicyService(PolicyFilter(options.bridge, rng), self._thread)
+        self.applied = AppliedObjects(
+            self.policies,
             directories.policies_file,
-            PolicyFilter(options.bridge, rng),
-            self._thread,
             identity.name,
             options.nickname,
             self._tell_mesh,
         )
         facts = await self._on_host(self.host.attachments)
-        await self.policies.start((it.owner, [one.ip for one in it.addresses]) for it in facts)
+        await self.applied.start((it.owner, [one.ip for one in it.addresses]) for it in facts)
         now = loop.time()
         remembered = files.load_targets(directories.targets_file) if options.resume else ()
         ipam = None
@@ -181,7 +182,7 @@ class Router:
             )
         channels: dict[str, Channel] = {
             benching.CHANNEL: benching.Stateless(),
-            PODS_CHANNEL: self.policies.shared,
+            PODS_CHANNEL: self.applied.shared,
         }
         if ipam is not None:
             channels[RING_CHANNEL] = ipam
@@ -221,13 +222,13 @@ class Router:
         self.node = Node(mesh, ipam, negotiator, self, self.paths)
         self.ring = RingService(self.node, self.requests, options, self.changed, self.store)
         self.attachments = Attachments(
-            self.host, self.ring, self._thread, self.mtu_bytes, TAP, self.policies
+            self.host, self.ring, self._thread, self.mtu_bytes, TAP, self.applied
         )
         self.pods = Pods(
             self.host,
             self.attachments,
             self.ring,
-            self.policies,
+            self.applied,
             journal_directory=str(directories.cni_journal),
             has_datapath=lambda: self.snapshot is not None,
         )
@@ -466,7 +467,7 @@ class Router:
                     self._tell_paths(FastPaths.handle_ports_changed)
                 await self.pods.replay()
                 await self._follow_underlay()
-                await self.policies.repair()
+                await self.applied.repair()
                 said = ""
             except WeavepyError as error:
                 if str(error) != said:
@@ -583,7 +584,7 @@ class Router:
             case UnicastReceived(source=source, payload=payload):
                 self.benching.handle(source, payload)
             case GossipReceived(source=source, update=update):
-                self.policies.handle_gossip(source, update)
+                self.applied.handle_gossip(source, update)
             case RememberTargets(targets=targets):
                 files.save_targets(self.options.directories.targets_file, targets)
             case LogLine(level=level, message=text, fields=fields):

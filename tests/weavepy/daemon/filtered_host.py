@@ -1,0 +1,38 @@
+"""A host's packet filter for tests of what feeds it: a network namespace with a bridge in it."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from policy.shell.filter import PolicyFilter
+from tests.namespaces import Namespaces, inside
+from weavepy.daemon.policies import PolicyService
+
+
+class Inside(ThreadPoolExecutor):
+    """The daemon's kernel thread, in a namespace of the test's."""
+
+    def __init__(self, world: Namespaces, namespace: Path) -> None:
+        super().__init__(1)
+        self._world, self._namespace = world, namespace
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        return super().submit(
+            lambda: self._world.inside(self._namespace, lambda: work(*args, **kwargs))
+        )
+
+
+class FilteredHost:
+    def __init__(self, world: Namespaces) -> None:
+        self.namespace = world.add("host")
+        inside(self.namespace, "ip", "link", "add", "weave", "type", "bridge")
+        self.thread: Executor = Inside(world, self.namespace)
+
+    def service(self) -> PolicyService:
+        """As a router that starts, or starts again."""
+        return PolicyService(PolicyFilter("weave", Random(1)), self.thread)
+
+    def tables(self) -> str:
+        return inside(self.namespace, "nft", "-a", "list", "ruleset")
