@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from weavepy.lab.life import Wanted
 PODS = 10
 KILL_WITHIN_S = 0.04
 CHECK_EVERY = 250
+LAST = 20
+"""So many verbs are told when something is found."""
+
 WEIGHTS = {"add": 40, "delete": 40, "delete_without_namespace": 10, "gc": 6, "kill": 1}
 
 
@@ -41,6 +44,7 @@ class Churn:
         self._runs = True
         self._weights = WEIGHTS | {"kill": kills}
         self.done: Counter[str] = Counter()
+        self._last: deque[str] = deque(maxlen=LAST)
 
     def run(self, operations: int) -> None:
         for number in range(operations):
@@ -57,15 +61,19 @@ class Churn:
         for pod in list(self._live):
             self._delete(pod)
         self._gc()
-        assert self._runtime.left() == []
+        left = self._runtime.left()
+        assert left == [], left
 
     def check(self) -> None:
         """What lives is whole, and still has what it was given."""
         runtime = self._runtime
-        assert runtime.left(*self._live) == []
+        left = runtime.left(*self._live)
+        assert left == [], f"{left}, when {list(self._live)} live, after {list(self._last)}"
         owners = {each.address: each.owner for each in runtime.api.addresses().addresses}
         for pod, result in self._live.items():
-            assert owners[result["ips"][0]["address"]] == f"cni:{NETWORK}/{pod}/eth0"
+            [address] = [ip["address"] for ip in result["ips"]]
+            owner = owners.get(address)
+            assert owner == f"cni:{NETWORK}/{pod}/eth0", f"{pod}'s {address} is {owner}'s"
             answer = runtime.call("CHECK", pod, {"prevResult": result})
             assert answer == (0, {}), f"{pod}: {answer}"
 
@@ -74,6 +82,7 @@ class Churn:
     def _add(self) -> None:
         pod = self._rng.choice(self._pods)
         code, answer = self._runtime.call("ADD", pod)
+        self._last.append(f"ADD {pod}: {code}")
         if pod in self._live:
             assert code == 1, f"{pod} was added twice: {answer}"
             assert answer["code"] == (101 if self._runs else 11), answer
@@ -91,6 +100,7 @@ class Churn:
         pod = pod or self._rng.choice(self._pods)
         for _ in range(self._rng.choice((1, 1, 1, 5))):
             self._runtime.delete(pod, **variables)
+            self._last.append(f"DEL {pod} {variables or ''}")
         self._live.pop(pod, None)
 
     def _delete_without_namespace(self) -> None:
@@ -104,6 +114,7 @@ class Churn:
             lost = ""
         valid = [pod for pod in self._live if pod != lost]
         code, answer = self._runtime.gc(*valid)
+        self._last.append(f"GC of all but {valid}: {code}")
         if self._runs:
             assert code == 0, answer
             self._live.pop(lost, None)
@@ -125,6 +136,7 @@ class Churn:
         worker.join()
         self._runs = False
         [(code, answer)] = outcome
+        self._last.append(f"killed in {verb} {pod}: {code} {answer}")
         if verb == "DEL":
             assert code == 0, answer
             self._live.pop(pod, None)
@@ -135,10 +147,12 @@ class Churn:
             if self._rng.random() < 0.3:
                 shutil.rmtree(self._runtime.journal, ignore_errors=True)
             self._runtime.delete(pod)
+            self._last.append(f"DEL {pod}")
 
     def _start(self) -> None:
         self._runtime.start_router()
         self._runs = True
+        self._last.append("start")
         self.check()
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from cni.executable import script, write_whole
 from router.shell.filters import SETS
-from tests.cni.node import PLUGINS, call, wait_until
+from tests.cni.host import PLUGINS, TIMEOUT_S
+from tests.e2e.waiting import wait_for
 from weavepy.base.errors import WeavepyError
 from weavepy.kernel.nftables import set_elements
 from weavepy.lab.lab import Lab
@@ -79,7 +80,7 @@ class Runtime:
 
     def start_router(self) -> None:
         self.lab.router(self.host, "start")
-        wait_until(self.answers, "the router answers")
+        wait_for(self.answers, bool, TIMEOUT_S)
 
     def answers(self) -> bool:
         try:
@@ -131,3 +132,19 @@ class Runtime:
     def reaches(self, pod: str, address: str) -> bool:
         command = ["ip", "netns", "exec", pod, "ping", "-c", "1", "-W", "5", address]
         return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def call(
+    plugin: Path, verb: str, config: dict[str, Any], **variables: str
+) -> tuple[int, dict[str, Any]]:
+    """Run a plugin once; return its exit code and what it printed."""
+    environment = {"CNI_COMMAND": verb, "CNI_PATH": str(PLUGINS), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [plugin],
+        input=json.dumps(config).encode(),
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        env=environment | {f"CNI_{name.upper()}": value for name, value in variables.items()},
+    )
+    answer = json.loads(done.stdout) if done.stdout.strip() else {}
+    return done.returncode, answer

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.cni.conformance.target import Target
-from tests.cni.node import PLUGINS, wait_until
+from tests.cni.host import PLUGINS, TIMEOUT_S
 from tests.cni.runtime import Runtime
+from tests.e2e.waiting import wait_for
 from tests.namespaces import run
 from weavepy.client import schema
 from weavepy.lab.lab import Lab
@@ -109,7 +110,7 @@ def test_a_filter_that_somebody_removed_is_restored(runtime: Runtime, pod: str) 
     result = runtime.add(pod)
     run("ip", "netns", "exec", runtime.namespace, "nft", "delete", "table", "bridge", "weavepy")
     assert runtime.filtered() == set()
-    wait_until(lambda: runtime.filtered() == runtime.host_interfaces(), "the filter is back")
+    wait_for(runtime.filtered, lambda seen: seen == runtime.host_interfaces(), TIMEOUT_S)
     assert runtime.call("CHECK", pod, {"prevResult": result}) == (0, {})
 
 
@@ -225,7 +226,7 @@ def test_an_add_whose_caller_has_gone_is_undone(runtime: Runtime, lab_of_two: La
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.connect(str(where))
         caller.sendall(head + body)
-    wait_until(lambda: runtime.api.ipam().cooling == before + 1, "the address was given back")
+    wait_for(lambda: runtime.api.ipam().cooling, lambda seen: seen == before + 1, TIMEOUT_S)
     assert runtime.interfaces(pod) == set()
     assert runtime.left() == []
 
@@ -237,7 +238,9 @@ def test_status_says_when_no_address_is_left(runtime: Runtime) -> None:
     runtime.add(pod, tiny)
     code, answer = runtime.call("ADD", runtime.pod(), tiny)
     assert (code, answer["code"]) == (1, 11), answer
-    wait_until(lambda: runtime.call("STATUS", pod, tiny)[1].get("code") == 50, "it is exhausted")
+    wait_for(
+        lambda: runtime.call("STATUS", pod, tiny)[1].get("code"), lambda seen: seen == 50, TIMEOUT_S
+    )
     assert runtime.call("STATUS", pod) == (0, {}), "of another network"
     runtime.delete(pod, tiny)
     assert runtime.call("STATUS", pod, tiny) == (0, {})

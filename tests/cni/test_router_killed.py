@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cni.node import wait_until
+from tests.cni.host import TIMEOUT_S
 from tests.cni.runtime import Runtime
+from tests.e2e.waiting import wait_for
 from weavepy.lab import routers
 from weavepy.lab.lab import Lab
 
@@ -51,7 +52,7 @@ def runtime(
 
 
 def wait_for_death(runtime: Runtime) -> None:
-    wait_until(lambda: not runtime.answers(), "the router is dead")
+    wait_for(runtime.answers, lambda answers: not answers, TIMEOUT_S)
 
 
 @pytest.mark.parametrize("place", ADD_PLACES)
