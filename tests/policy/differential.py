@@ -7,13 +7,15 @@ Prints how many sets and cells were compared, and the first seeds at which they 
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
 from random import Random
 
 from policy.core.explain import Service, explain
 from policy.core.objects import Pod, Protocol
 from policy.core.policies import Policies
-from tests.policy.interpreter import Packet, passes, policies_of
+from tests.policy.interpreter import Packet, passes, tell
 from tests.policy.model import World, allowed
 from tests.policy.worlds import NODES, NUMBERS, OUTSIDE, PROTOCOLS, random_world
 
@@ -21,17 +23,45 @@ CELLS_PER_SET = 40
 
 
 def nodes_of(world: World, rng: Random) -> list[Policies]:
-    """Each told in an order of its own."""
+    """Each told in an order of its own, and one of them comes from another world."""
     nodes = []
     for node in NODES:
-        documents = world.documents()
-        rng.shuffle(documents)
 
         def is_local(pod: Pod, node: str = node) -> bool:
             return pod.node == node
 
-        nodes.append(policies_of(documents, is_local))
+        policies, before = Policies(is_local), World()
+        if node == "two":
+            before = random_world(rng)
+            follow(policies, World(), before, rng, policies.settle)
+        follow(policies, before, world, rng, policies.settle)
+        nodes.append(policies)
     return nodes
+
+
+def follow(
+    policies: Policies,
+    before: World,
+    after: World,
+    rng: Random,
+    settle: Callable[[], object],
+) -> None:
+    """All changes from one to the other, in any order; settled now and then, and at the end."""
+    steps: list[Callable[[], None]] = [
+        partial(tell, policies, document) for document in after.documents()
+    ]
+    for name in sorted(before.namespaces.keys() - after.namespaces.keys()):
+        steps.append(partial(policies.handle_namespace_removed, name))
+    for key in sorted(before.pods.keys() - after.pods.keys()):
+        steps.append(partial(policies.handle_pod_removed, key))
+    for key in sorted(before.policies.keys() - after.policies.keys()):
+        steps.append(partial(policies.handle_policy_removed, key))
+    rng.shuffle(steps)
+    for step in steps:
+        step()
+        if rng.random() < 0.1:
+            settle()
+    settle()
 
 
 def random_packet(rng: Random) -> Packet:

@@ -140,12 +140,19 @@ def is_port(wanted: Document, receiver: Document | None, protocol: str, port: in
             one.get("name") == number
             and (one.get("protocol") or "TCP") == protocol
             and one["containerPort"] == port
-            for container in receiver["spec"].get("containers", [])
+            for container in lasting_containers(receiver)
             for one in container.get("ports", [])
         )
     assert port is not None
     end = wanted.get("endPort")
     return bool(number <= port <= (number if end is None else end))
+
+
+def lasting_containers(pod: Document) -> list[Document]:
+    """With sidecars, which are init containers that go on running."""
+    init = pod["spec"].get("initContainers") or []
+    sidecars = [one for one in init if one.get("restartPolicy") == "Always"]
+    return [*pod["spec"].get("containers", []), *sidecars]
 
 
 def selector_matches(selector: Document | None, labels: dict[str, str]) -> bool:

@@ -6,7 +6,7 @@ from tests.policy.model import BROKEN, Document, World
 
 NAMESPACES = ("x", "y", "z")
 NODES = ("one", "two")
-LABELS = {"app": ("web", "db", "ci"), "tier": ("front", "back"), "team": ("a", "b")}
+LABELS = {"app": ("web", "db", "ci"), "tier": ("front", "back"), "team": ("a", "b", "")}
 NUMBERS = (80, 81, 443, 5353)
 NAMES = ("web", "dns", "admin")
 PROTOCOLS = ("TCP", "UDP", "SCTP")
@@ -47,17 +47,12 @@ def random_pod(rng: Random, number: int) -> Document:
     spec: Document = {"nodeName": rng.choice(NODES)}
     if rng.random() < 0.05:
         spec["hostNetwork"] = True
-    named = rng.sample(NAMES, rng.randint(0, 3))
-    spec["containers"] = [
-        {
-            "name": "main",
-            "ports": [
-                {"name": one, "containerPort": rng.choice(NUMBERS)}
-                | ({"protocol": rng.choice(PROTOCOLS)} if rng.random() < 0.5 else {})
-                for one in named
-            ],
-        }
-    ]
+    spec["containers"] = [random_container(rng, "main")]
+    if rng.random() < 0.2:
+        spec["containers"].append(random_container(rng, "beside"))
+    if rng.random() < 0.2:
+        first = random_container(rng, "first")
+        spec["initContainers"] = [first | rng.choice([{}, {"restartPolicy": "Always"}])]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -69,6 +64,18 @@ def random_pod(rng: Random, number: int) -> Document:
         },
         "spec": spec,
         "status": status,
+    }
+
+
+def random_container(rng: Random, name: str) -> Document:
+    """The same port name in two containers of a pod is legal, with different numbers, too."""
+    return {
+        "name": name,
+        "ports": [
+            {"name": one, "containerPort": rng.choice(NUMBERS)}
+            | ({"protocol": rng.choice(PROTOCOLS)} if rng.random() < 0.5 else {})
+            for one in rng.sample(NAMES, rng.randint(0, 3))
+        ],
     }
 
 
@@ -129,7 +136,8 @@ def random_rule(rng: Random, peers: str) -> Document:
 def random_peer(rng: Random) -> Document:
     match rng.randrange(4):
         case 0:
-            return {"podSelector": random_selector(rng)}
+            absent: Document = rng.choice([{}, {"namespaceSelector": None, "ipBlock": None}])
+            return {"podSelector": random_selector(rng)} | absent
         case 1:
             return {"namespaceSelector": random_selector(rng)}
         case 2:
@@ -168,7 +176,7 @@ def random_port(rng: Random) -> Document:
         port["protocol"] = rng.choice([*PROTOCOLS, None])
     match rng.randrange(5):
         case 0:
-            pass
+            port |= rng.choice([{}, {"port": None, "endPort": None}])
         case 1:
             port["port"] = rng.choice(NAMES)
         case 2:
