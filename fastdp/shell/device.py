@@ -15,8 +15,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from fastdp.core.effects import Tunnel
 from fastdp.shell.driver import Traffic
-from fastdp.shell.rtnetlink import attribute, attributes, change, connected, dump
 from weavepy.base.names import PeerName, is_peer_name
+from weavepy.kernel.messages import attribute, attributes, change, connected, dump
 from weavepy.kernel.netlink import IFF_UP, HostError, Link, find_link, set_sysctl
 
 QUIET = {"unicast_flood": 0, "mcast_flood": 0, "bcast_flood": 0, "learning": 0}

@@ -8,7 +8,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 
-from fastdp.shell.rtnetlink import (
+from weavepy.kernel.messages import (
     CREATE,
     REPLACE,
     attribute,

@@ -18,7 +18,6 @@ from fastdp.core.effects import Association, Tunnel
 from fastdp.core.messages import FIRST_SPI
 from fastdp.shell.device import numeric
 from fastdp.shell.driver import Associations
-from fastdp.shell.rtnetlink import change, connected, dump
 from fastdp.shell.xfrm_messages import (
     DELETE_POLICY,
     DELETE_STATE,
@@ -38,6 +37,7 @@ from fastdp.shell.xfrm_messages import (
     encode_state_name,
 )
 from weavepy.base.names import PeerName
+from weavepy.kernel.messages import change, connected, dump
 
 NO_ESP = "this kernel has no ESP"
 

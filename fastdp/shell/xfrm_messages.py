@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from fastdp.core.effects import Association
 from fastdp.shell.device import numeric
-from fastdp.shell.rtnetlink import attribute, attributes
+from weavepy.kernel.messages import attribute, attributes
 
 NEW_STATE = 0x10
 DELETE_STATE = 0x11

@@ -36,11 +36,12 @@ class AddressWatch:
         try:
             async with asyncio.timeout(LOOK_INTERVAL_S):
                 await told.wait()
-                await asyncio.sleep(SETTLE_S)
         except TimeoutError:
             return
         finally:
+            # Before the pause: a reader of what is not read is called over and over.
             loop.remove_reader(self._socket.fileno())
+        await asyncio.sleep(SETTLE_S)
         self._drain()
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ on which side the MAC is. RFC 5227 (section 3, ARP announcement) and RFC 4861 (s
 
 import socket
 import struct
+import threading
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
@@ -27,13 +28,15 @@ def announce(interface: str, mac: str, addresses: Iterable[IPv4Address | IPv6Add
     frames = [announcement(mac, address) for address in addresses]
     if not frames:
         return
-    with (
-        explained(f"announcing addresses on {interface}"),
-        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as packet_socket,
-    ):
-        packet_socket.bind((interface, 0))
-        for frame in frames:
-            packet_socket.send(frame)
+    with explained(f"announcing addresses on {interface}"):
+        packet_socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        try:
+            packet_socket.bind((interface, 0))
+            for frame in frames:
+                packet_socket.send(frame)
+        finally:
+            # The kernel closes it when no processor can be using it any more: 8 to 16 ms later.
+            threading.Thread(target=packet_socket.close, name="weavepy-close").start()
 
 
 def announcement(mac: str, address: IPv4Address | IPv6Address) -> bytes:

@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from router.shell import namespaces
 from router.shell.announce import announce
@@ -48,10 +47,8 @@ from weavepy.kernel.netlink import (
     IpInterface,
     Link,
     explained,
-    find_link,
-    links,
-    netlink,
 )
+from weavepy.kernel.rtnetlink import Rtnetlink
 
 PREFIX = "vethw"
 
@@ -97,15 +94,15 @@ def attach(
     with (
         namespaces.opened(namespace) as descriptor,
         explained(f"attaching {owner}"),
-        netlink() as route,
+        Rtnetlink() as route,
         ExitStack() as undo,
     ):
         master = required_bridge(route, bridge)
         host_interface = host_interface or host_interface_name(bridge, descriptor, interface)
-        link = find_link(route, host_interface)
+        link = route.find_link(host_interface)
         if link is not None and (not link.alias or link.master not in (0, master.index)):
             # What an attach that was killed half way has left, or somebody gave away.
-            route.link("del", index=link.index)
+            route.delete_link(link.index)
             link = None
         assigned: frozenset[IpInterface] = frozenset()
         if link is None:
@@ -125,7 +122,7 @@ def attach(
                 namespace = known.namespace
             else:
                 alias = Record(owner, interface, mac, namespace, known.pod).alias()
-                route.link("set", index=link.index, ifalias=alias)
+                route.change_link(link.index, alias=alias)
         _check_lengths(assigned, wanted)
         port = Port(host_interface, mac, assigned | frozenset(wanted))
         if filters is not None:
@@ -136,7 +133,7 @@ def attach(
             undo.callback(delete_link, host_interface)
             make_pair(route, descriptor, host_interface, interface, mac, mtu_bytes)
             link = required(route, host_interface)
-            route.link("set", index=link.index, ifalias=alias)
+            route.change_link(link.index, alias=alias)
         added: list[IpInterface] = []
         undo.callback(remove_inside, descriptor, interface, added)
         namespaces.run_inside(descriptor, lambda: configure(interface, port.addresses, added))
@@ -166,9 +163,9 @@ def attachments(bridge: str, filters: Filters | None) -> list[AttachmentFacts]:
     """
     ports = filters.ports() if filters is not None else {}
     found = []
-    with explained("listing attachments"), netlink() as route:
-        master = find_link(route, bridge)
-        for link in links(route):
+    with explained("listing attachments"), Rtnetlink() as route:
+        master = route.find_link(bridge)
+        for link in route.links():
             known = parse_record(link.alias)
             if known is None:
                 continue
@@ -244,13 +241,13 @@ def _name(text: str) -> str:
 # --- steps of attaching ------------------------------------------------------------------------
 
 
-def _sweep(route: Any, filters: Filters | None, master: Link, owner: str) -> None:
+def _sweep(route: Rtnetlink, filters: Filters | None, master: Link, owner: str) -> None:
     """Before something new comes, clear away what has had its day.
 
     That is filters of veths that vanished with their namespaces, and an attachment of this owner
     in a namespace that its path has left (it may still run, and would have the same addresses).
     """
-    present = links(route)
+    present = route.links()
     names = {link.name for link in present}
     for link in present:
         known = parse_record(link.alias)
@@ -317,10 +314,9 @@ def _made_for(bridge: str, known: Record, host_interface: str) -> bool:
         return False
 
 
-def leads_to(route: Any, namespace: Path, link: Link) -> bool:
+def leads_to(route: Rtnetlink, namespace: Path, link: Link) -> bool:
     try:
         with namespaces.opened(namespace) as descriptor:
-            answer = route.get_netnsid(fd=descriptor)
+            return route.namespace_id(descriptor) == link.peer_namespace_id
     except HostError:
         return False
-    return bool(answer["nsid"] == link.peer_namespace_id)

@@ -10,7 +10,6 @@ An existing bridge of this name is adopted as it is, ports and addresses include
 
 import re
 import secrets
-from typing import Any
 
 from weavepy.base.errors import UsageError
 from weavepy.kernel.netlink import (
@@ -18,10 +17,14 @@ from weavepy.kernel.netlink import (
     HostError,
     Link,
     explained,
-    find_link,
-    links,
-    netlink,
     set_sysctl,
+)
+from weavepy.kernel.rtnetlink import (
+    BRIDGE_FORWARD_DELAY,
+    BRIDGE_SNOOPING,
+    BRIDGE_STP,
+    PORT_ISOLATED,
+    Rtnetlink,
 )
 
 _UNICAST_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
@@ -74,10 +77,10 @@ def random_mac() -> str:
 
 def ensure_bridge(name: str, mtu_bytes: int, mac: str = "") -> None:
     """One that is made here gets this MAC, or a random one."""
-    with explained(f"setting up the bridge {name}"), netlink() as route:
-        link = find_link(route, name)
+    with explained(f"setting up the bridge {name}"), Rtnetlink() as route:
+        link = route.find_link(name)
         if link is None:
-            route.link("add", ifname=name, kind="bridge", address=mac or random_mac())
+            route.make_bridge(name, mac or random_mac())
             link = required(route, name)
         if link.kind != "bridge":
             raise NotABridge(
@@ -85,14 +88,14 @@ def ensure_bridge(name: str, mtu_bytes: int, mac: str = "") -> None:
                 "name with --bridge"
             )
         # First of all: with a spanning tree the kernel refuses to do without a delay.
-        route.link("set", index=link.index, kind="bridge", br_stp_state=0)
-        route.link("set", index=link.index, kind="bridge", br_forward_delay=0, br_mcast_snooping=0)
+        route.set_bridge(link.index, {BRIDGE_STP: 0})
+        route.set_bridge(link.index, {BRIDGE_FORWARD_DELAY: 0, BRIDGE_SNOOPING: 0})
         _quiet_ipv6(name)
         set_sysctl(f"ipv4/conf/{name}/promote_secondaries", 1)
         if link.mtu_bytes != mtu_bytes:
-            route.link("set", index=link.index, mtu=mtu_bytes)
+            route.change_link(link.index, mtu_bytes=mtu_bytes)
         if not link.up:
-            route.link("set", index=link.index, state="up")
+            route.change_link(link.index, up=True)
 
 
 def enslave(bridge: str, interface: str, *, isolated: bool = False) -> bool:
@@ -101,9 +104,9 @@ def enslave(bridge: str, interface: str, *, isolated: bool = False) -> bool:
     An isolated port passes frames to and from ports that are not. So the TAP and the tunnels of the
     fast path must be, and the interface is down until it is.
     """
-    with explained(f"making {interface} a port of {bridge}"), netlink() as route:
+    with explained(f"making {interface} a port of {bridge}"), Rtnetlink() as route:
         master = required_bridge(route, bridge)
-        port = find_link(route, interface)
+        port = route.find_link(interface)
         if port is None:
             raise NoSuchInterface(f"there is no interface {interface}")
         if port.master not in (0, master.index):
@@ -114,52 +117,50 @@ def enslave(bridge: str, interface: str, *, isolated: bool = False) -> bool:
         joins = port.master == 0
         if joins and isolated:
             set_sysctl(f"ipv6/conf/{port.name}/disable_ipv6", 1)
-            route.link("set", index=port.index, state="down", master=master.index)
-            route.brport("set", index=port.index, isolated=1)
+            route.change_link(port.index, master=master.index, up=False)
+            route.set_port(port.index, PORT_ISOLATED, 1)
             port = required(route, interface)
         add_port(route, master, port)
         return joins
 
 
-def add_port(route: Any, master: Link, port: Link) -> None:
+def add_port(route: Rtnetlink, master: Link, port: Link) -> None:
     """The port needs no IPv6 address: it would only add multicast noise."""
     set_sysctl(f"ipv6/conf/{port.name}/disable_ipv6", 1)
-    if port.master != master.index:
-        route.link("set", index=port.index, master=master.index)
-    if not port.up:
-        route.link("set", index=port.index, state="up")
+    if port.master != master.index or not port.up:
+        route.change_link(port.index, master=master.index, up=True)
 
 
 def master_of(interface: str) -> str:
     """The bridge that the interface is a port of; empty if it is none, or is not there."""
-    with explained(f"looking at {interface}"), netlink() as route:
-        port = find_link(route, interface)
+    with explained(f"looking at {interface}"), Rtnetlink() as route:
+        port = route.find_link(interface)
         if port is None:
             return ""
-        return next((link.name for link in links(route) if link.index == port.master), "")
+        return next((link.name for link in route.links() if link.index == port.master), "")
 
 
 def remove_bridge(name: str) -> bool:
     """False if there was none. Its ports stay, without a bridge."""
-    with explained(f"removing the bridge {name}"), netlink() as route:
-        link = find_link(route, name)
+    with explained(f"removing the bridge {name}"), Rtnetlink() as route:
+        link = route.find_link(name)
         if link is None:
             return False
         if link.kind != "bridge":
             raise NotABridge(f"the interface {name} is not a bridge: it is left alone")
-        route.link("del", index=link.index)
+        route.delete_link(link.index)
         return True
 
 
-def required(route: Any, name: str) -> Link:
-    link = find_link(route, name)
+def required(route: Rtnetlink, name: str) -> Link:
+    link = route.find_link(name)
     if link is None:
         raise NoSuchInterface(f"the interface {name} has just vanished: try again")
     return link
 
 
-def required_bridge(route: Any, name: str) -> Link:
-    link = find_link(route, name)
+def required_bridge(route: Rtnetlink, name: str) -> Link:
+    link = route.find_link(name)
     if link is None or link.kind != "bridge":
         raise NoBridge(f"there is no bridge {name}: is the router running? (`weavepy launch`)")
     return link

@@ -9,28 +9,15 @@ Forwarding is switched on for the bridge and for the interface of the default ro
 whole host, and never switched off again: others may have come to rely on it.
 """
 
-import socket
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import Any
 
 from router.shell.announce import announce
 from router.shell.bridge import required_bridge
 from router.shell.filters import table_name
-from weavepy.kernel.netlink import (
-    IpInterface,
-    add_address,
-    addresses,
-    explained,
-    find_link,
-    get_sysctl,
-    links,
-    netlink,
-    remove_address,
-    routes,
-    set_sysctl,
-)
+from weavepy.kernel.netlink import IpInterface, explained, get_sysctl, set_sysctl
 from weavepy.kernel.nftables import NftMissing, list_table, run_transaction, set_elements
+from weavepy.kernel.rtnetlink import MAIN_TABLE, Rtnetlink
 
 SETS = {4: "masquerade4", 6: "masquerade6"}
 PROTOCOLS = {4: "ip", 6: "ip6"}
@@ -40,42 +27,42 @@ MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 
 def expose(bridge: str, wanted: Sequence[IpInterface], masquerade: bool) -> None:
     """Idempotent; adds to what is exposed. On failure the addresses it added are gone again."""
-    with explained(f"exposing {bridge}"), netlink() as route:
+    with explained(f"exposing {bridge}"), Rtnetlink() as route:
         link = required_bridge(route, bridge)
         added = []
         try:
             for address in wanted:
                 if isinstance(address, IPv6Interface):
                     set_sysctl(f"ipv6/conf/{bridge}/disable_ipv6", 0)
-                if add_address(route, link.index, address):
+                if route.add_address(link.index, address):
                     added.append(address)
             if masquerade and wanted:
-                _masquerade(bridge, addresses(route, link.index))
+                _masquerade(bridge, route.addresses(link.index))
                 _enable_forwarding(route, bridge, wanted)
         except BaseException:
             for address in added:
-                remove_address(route, link.index, address)
+                route.remove_address(link.index, address)
             raise
         announce(bridge, link.mac, [address.ip for address in added])
 
 
 def hide(bridge: str, unwanted: Iterable[IpInterface]) -> tuple[IpInterface, ...]:
     """Take these off the bridge; returns those that were there. With the last, no masquerade."""
-    with explained(f"hiding {bridge}"), netlink() as route:
-        link = find_link(route, bridge)
+    with explained(f"hiding {bridge}"), Rtnetlink() as route:
+        link = route.find_link(bridge)
         if link is None:
             return ()
-        gone = tuple(it for it in unwanted if remove_address(route, link.index, it))
+        gone = tuple(it for it in unwanted if route.remove_address(link.index, it))
         if is_masqueraded(bridge):
-            _masquerade(bridge, addresses(route, link.index))
+            _masquerade(bridge, route.addresses(link.index))
         return gone
 
 
 def exposed(bridge: str) -> tuple[IpInterface, ...]:
     """Every address on the bridge, whoever put it there."""
-    with explained(f"listing the addresses of {bridge}"), netlink() as route:
-        link = find_link(route, bridge)
-        return tuple(addresses(route, link.index)) if link is not None else ()
+    with explained(f"listing the addresses of {bridge}"), Rtnetlink() as route:
+        link = route.find_link(bridge)
+        return tuple(route.addresses(link.index)) if link is not None else ()
 
 
 def is_masqueraded(bridge: str) -> bool:
@@ -119,15 +106,13 @@ def _masquerade(bridge: str, present: Iterable[IpInterface]) -> None:
     run_transaction("\n".join(lines) + "\n")
 
 
-def _enable_forwarding(route: Any, bridge: str, wanted: Iterable[IpInterface]) -> None:
-    names = {link.index: link.name for link in links(route)}
+def _enable_forwarding(route: Rtnetlink, bridge: str, wanted: Iterable[IpInterface]) -> None:
+    names = {link.index: link.name for link in route.links()}
     if any(isinstance(address, IPv4Interface) for address in wanted):
-        for name in [bridge, *_default_route_interfaces(route, socket.AF_INET, names)]:
+        for name in [bridge, *_default_route_interfaces(route, 4, names)]:
             set_sysctl(f"ipv4/conf/{name}/forwarding", 1)
     if any(isinstance(address, IPv6Interface) for address in wanted):
-        _enable_forwarding6(
-            bridge, _default_route_interfaces(route, socket.AF_INET6, names), names.values()
-        )
+        _enable_forwarding6(bridge, _default_route_interfaces(route, 6, names), names.values())
 
 
 def _enable_forwarding6(bridge: str, outside: Iterable[str], all_names: Iterable[str]) -> None:
@@ -147,10 +132,10 @@ def _enable_forwarding6(bridge: str, outside: Iterable[str], all_names: Iterable
     set_sysctl("ipv6/conf/all/forwarding", 1)
 
 
-def _default_route_interfaces(route: Any, family: int, names: dict[int, str]) -> list[str]:
+def _default_route_interfaces(route: Rtnetlink, version: int, names: dict[int, str]) -> list[str]:
     found: dict[str, None] = {}
-    for entry in routes(route, family):
-        index = entry.get_attr("RTA_OIF")
-        if entry["dst_len"] == 0 and entry["table"] == 254 and index in names:
-            found[names[index]] = None
+    for entry in route.routes(version):
+        leads_out = entry.destination.prefixlen == 0 and entry.table == MAIN_TABLE
+        if leads_out and entry.index in names:
+            found[names[entry.index]] = None
     return [name for name in found if name != "lo"]

@@ -13,7 +13,8 @@ from router.shell.attach import attachments
 from router.shell.bridge import NoSuchInterface, enslave, ensure_bridge
 from router.shell.expose import expose, is_masqueraded
 from router.shell.filters import Filters
-from weavepy.kernel.netlink import IpInterface, addresses, explained, find_link, netlink
+from weavepy.kernel.netlink import IpInterface, explained
+from weavepy.kernel.rtnetlink import Rtnetlink
 
 MAX_NAMED = 5
 """Containers named in what is said; the others are counted."""
@@ -31,11 +32,11 @@ class Seen:
 
 def look(bridge: str) -> Seen | None:
     """None if there is no such bridge."""
-    with explained(f"looking at {bridge}"), netlink() as route:
-        link = find_link(route, bridge)
+    with explained(f"looking at {bridge}"), Rtnetlink() as route:
+        link = route.find_link(bridge)
         if link is None or link.kind != "bridge":
             return None
-        exposed = tuple(addresses(route, link.index))
+        exposed = tuple(route.addresses(link.index))
     return Seen(link.index, link.mac, exposed, bool(exposed) and is_masqueraded(bridge))
 
 
@@ -68,8 +69,8 @@ def mend(bridge: str, filters: Filters | None, before: Seen, tap: str, mtu_bytes
 
 
 def _wrong_with(bridge: str, before: Seen, mtu_bytes: int) -> str:
-    with explained(f"looking at {bridge}"), netlink() as route:
-        link = find_link(route, bridge)
+    with explained(f"looking at {bridge}"), Rtnetlink() as route:
+        link = route.find_link(bridge)
     if link is None:
         return "was deleted"
     if link.index != before.index:

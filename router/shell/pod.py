@@ -10,11 +10,7 @@ import errno
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Any
-
-from pyroute2.netlink.exceptions import NetlinkError
 
 from router.shell import namespaces
 from router.shell.announce import announce
@@ -32,20 +28,8 @@ from router.shell.filters import Filters, Port
 from router.shell.record import Record, parse_record
 from router.shell.veth import addresses_of, await_forwarding, configure, delete_link, make_pair
 from weavepy.kernel.faults import reached
-from weavepy.kernel.netlink import (
-    HostError,
-    IpInterface,
-    explained,
-    find_link,
-    links,
-    netlink,
-    routes,
-)
-
-IpNetwork = IPv4Network | IPv6Network
-IpAddress = IPv4Address | IPv6Address
-FAMILIES = {4: 2, 6: 10}
-"""AF_INET and AF_INET6, by IP version."""
+from weavepy.kernel.netlink import HostError, IpAddress, IpInterface, explained
+from weavepy.kernel.rtnetlink import PORT_HAIRPIN, IpNetwork, Rtnetlink
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +74,15 @@ def make(bridge: str, filters: Filters | None, wish: PodWish) -> PodFacts:
     with (
         namespaces.opened(wish.namespace) as descriptor,
         explained(f"attaching {wish.owner}"),
-        netlink() as route,
+        Rtnetlink() as route,
         ExitStack() as undo,
     ):
         master = required_bridge(route, bridge)
-        left = find_link(route, name)
+        left = route.find_link(name)
         if left is not None and left.alias:
             raise InterfaceTaken(f"{wish.owner} is attached already: DEL it first")
         if left is not None:
-            route.link("del", index=left.index)
+            route.delete_link(left.index)
         if filters is not None:
             undo.callback(filters.forbid, [name])
             filters.allow(Port(name, record.mac, frozenset(wish.addresses)))
@@ -112,11 +96,11 @@ def make(bridge: str, filters: Filters | None, wish: PodWish) -> PodFacts:
         link = required(route, name)
         add_port(route, master, link)
         if wish.hairpin:
-            route.brport("set", index=link.index, mode=1)
+            route.set_port(link.index, PORT_HAIRPIN, 1)
         reached("add-on-bridge")
         coalesce(name, link.index)
         await_forwarding(route, name)
-        route.link("set", index=link.index, ifalias=alias)
+        route.change_link(link.index, alias=alias)
         reached("add-recorded")
         ips = [address.ip for address in wish.addresses]
         namespaces.run_inside(descriptor, lambda: announce(wish.interface, record.mac, ips))
@@ -127,8 +111,8 @@ def make(bridge: str, filters: Filters | None, wish: PodWish) -> PodFacts:
 def remove(bridge: str, filters: Filters | None, owner: str) -> bool:
     """Idempotent, and needs no namespace; False if there was no interface."""
     name = pod_interface_name(bridge, owner)
-    with explained(f"detaching {owner}"), netlink() as route:
-        link = find_link(route, name)
+    with explained(f"detaching {owner}"), Rtnetlink() as route:
+        link = route.find_link(name)
         if link is not None:
             known = parse_record(link.alias)
             if known is not None and known.owner != owner:
@@ -145,8 +129,8 @@ def sweep(bridge: str, filters: Filters | None) -> list[str]:
     """Clear away what killed routers have left half made; return the interfaces."""
     if filters is None:
         return []
-    with explained("sweeping"), netlink() as route:
-        present = {link.name: link for link in links(route)}
+    with explained("sweeping"), Rtnetlink() as route:
+        present = {link.name: link for link in route.links()}
         left = [
             name
             for name in sorted(filters.ports())
@@ -170,9 +154,9 @@ def findings(
 ) -> list[str]:
     """Return what is not as `make` left it. What others added since is no finding."""
     name = pod_interface_name(bridge, owner)
-    with explained(f"checking {owner}"), netlink() as route:
+    with explained(f"checking {owner}"), Rtnetlink() as route:
         master = required_bridge(route, bridge)
-        link = find_link(route, name)
+        link = route.find_link(name)
         known = parse_record(link.alias) if link is not None else None
         if link is None or known is None or known.owner != owner:
             return [f"the host's interface {name} is gone"]
@@ -208,7 +192,7 @@ def findings(
 def _configure(wish: PodWish) -> tuple[Route, ...]:
     configure(wish.interface, wish.addresses, [])
     added = []
-    with netlink() as route:
+    with Rtnetlink() as route:
         link = required(route, wish.interface)
         for each in wish.routes:
             if _add_route(route, link.index, each):
@@ -216,25 +200,21 @@ def _configure(wish: PodWish) -> tuple[Route, ...]:
     return tuple(added)
 
 
-def _add_route(route: Any, index: int, wanted: Route) -> bool:
+def _add_route(route: Rtnetlink, index: int, wanted: Route) -> bool:
     """False if there is one already: with several networks the first is the way out."""
-    where = {"gateway": str(wanted.gateway)} if wanted.gateway else {"scope": "link"}
     try:
-        route.route("add", dst=str(wanted.destination), oif=index, **where)
-    except NetlinkError as error:
-        if error.code == errno.EEXIST:
-            return False
-        if error.code in (errno.ENETUNREACH, errno.EINVAL, errno.EHOSTUNREACH):
+        return route.add_route(wanted.destination, index, wanted.gateway)
+    except OSError as error:
+        if error.errno in (errno.ENETUNREACH, errno.EINVAL, errno.EHOSTUNREACH):
             raise HostError(f"no route to {wanted} is possible from {wanted.gateway}") from error
         raise
-    return True
 
 
 def _findings_inside(
     known: Record, wanted: Sequence[IpInterface], wanted_routes: Sequence[Route]
 ) -> list[str]:
-    with netlink() as route:
-        link = find_link(route, known.interface)
+    with Rtnetlink() as route:
+        link = route.find_link(known.interface)
         if link is None:
             return [f"the interface {known.interface} is gone from the container"]
         found = []
@@ -246,20 +226,12 @@ def _findings_inside(
         found += [
             f"{known.interface} has not {address}" for address in wanted if address not in present
         ]
-        for version, family in FAMILIES.items():
-            of_family = [each for each in wanted_routes if each.destination.version == version]
-            if not of_family:
-                continue
-            there = {_key(message) for message in routes(route, family)}
+        for version in sorted({each.destination.version for each in wanted_routes}):
+            there = {(entry.destination, entry.gateway) for entry in route.routes(version)}
             found += [
                 f"there is no route to {each}"
-                for each in of_family
-                if (str(each.destination), str(each.gateway or "")) not in there
+                for each in wanted_routes
+                if each.destination.version == version
+                and (each.destination, each.gateway) not in there
             ]
     return found
-
-
-def _key(message: Any) -> tuple[str, str]:
-    default = "0.0.0.0" if message["family"] == FAMILIES[4] else "::"
-    destination = message.get_attr("RTA_DST") or default
-    return f"{destination}/{message['dst_len']}", message.get_attr("RTA_GATEWAY") or ""

@@ -5,42 +5,31 @@ which order, and what undoes them, is decided in `attach.py`.
 """
 
 import errno
-import socket
 import time
-from collections.abc import Callable, Iterable
-from ipaddress import IPv4Interface, IPv6Interface
-from typing import Any
-
-from pyroute2.netlink.exceptions import NetlinkError
+from collections.abc import Iterable
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 
 from router.shell import namespaces
 from router.shell.bridge import InterfaceTaken, NoSuchInterface, required
-from weavepy.kernel.netlink import (
-    IpInterface,
-    add_address,
-    addresses,
-    find_link,
-    netlink,
-    remove_address,
-    routes,
-    set_sysctl,
-)
+from weavepy.kernel.netlink import IpInterface, set_sysctl
+from weavepy.kernel.rtnetlink import Rtnetlink
 
 FORWARDING_TIMEOUT_S = 2.0
 """How long a new port may take to come up; normally it is a few milliseconds."""
 
-MULTICAST = "224.0.0.0"
+MULTICAST = IPv4Network("224.0.0.0/4")
 
 
 def make_pair(
-    route: Any, descriptor: int, host_interface: str, interface: str, mac: str, mtu_bytes: int
+    route: Rtnetlink, descriptor: int, host_interface: str, interface: str, mac: str, mtu_bytes: int
 ) -> None:
     """Offloads stay as veth has them (all on): large frames reach the tap in one piece."""
-    peer = {"ifname": interface, "net_ns_fd": descriptor, "address": mac, "mtu": mtu_bytes}
     try:
-        route.link("add", ifname=host_interface, kind="veth", mtu=mtu_bytes, peer=peer)
-    except NetlinkError as error:
-        if error.code == errno.EEXIST:
+        route.make_veth(
+            host_interface, mtu_bytes, peer=interface, peer_mac=mac, peer_namespace=descriptor
+        )
+    except OSError as error:
+        if error.errno == errno.EEXIST:
             raise InterfaceTaken(
                 f"the container already has an interface {interface} that is not ours: choose "
                 "another name"
@@ -55,31 +44,31 @@ def configure(interface: str, wanted: Iterable[IpInterface], added: list[IpInter
     for setting, value in (("accept_dad", 0), ("dad_transmits", 0), ("addr_gen_mode", 0)):
         set_sysctl(f"ipv6/conf/{interface}/{setting}", value)
     set_sysctl(f"ipv4/conf/{interface}/promote_secondaries", 1)
-    with netlink() as route:
-        link = find_link(route, interface)
+    with Rtnetlink() as route:
+        link = route.find_link(interface)
         if link is None:
             raise NoSuchInterface(
                 f"the interface {interface} has vanished from the container: try again"
             )
         for address in in_order(wanted):
-            if add_address(route, link.index, address):
+            if route.add_address(link.index, address):
                 added.append(address)
         if not link.up:
-            route.link("set", index=link.index, state="up")
+            route.change_link(link.index, up=True)
         if any(isinstance(address, IPv4Interface) for address in wanted):
             _add_multicast_route(route, link.index)
 
 
-def _add_multicast_route(route: Any, index: int) -> None:
+def _add_multicast_route(route: Rtnetlink, index: int) -> None:
     """Multicast goes over the overlay, unless the container already sends some elsewhere."""
-    for entry in routes(route, socket.AF_INET):
-        destination = entry.get_attr("RTA_DST") or ""
-        if entry["dst_len"] >= 4 and 224 <= int(destination.split(".")[0]) <= 239:
+    for entry in route.routes(4):
+        destination = entry.destination
+        if isinstance(destination, IPv4Network) and destination.subnet_of(MULTICAST):
             return
-    route.route("add", dst=f"{MULTICAST}/4", oif=index, scope="link")
+    route.add_route(MULTICAST, index, None)
 
 
-def await_forwarding(route: Any, host_interface: str) -> None:
+def await_forwarding(route: Rtnetlink, host_interface: str) -> None:
     """A port passes frames a moment after it is up. If it never does, ping will tell."""
     give_up_at = time.monotonic() + FORWARDING_TIMEOUT_S
     while not required(route, host_interface).operational and time.monotonic() < give_up_at:
@@ -87,42 +76,34 @@ def await_forwarding(route: Any, host_interface: str) -> None:
 
 
 def addresses_of(interface: str) -> list[IpInterface]:
-    with netlink() as route:
-        link = find_link(route, interface)
-        return addresses(route, link.index) if link is not None else []
+    with Rtnetlink() as route:
+        link = route.find_link(interface)
+        return route.addresses(link.index) if link is not None else []
 
 
 def set_link_mtu(name: str, mtu_bytes: int, before: int) -> None:
-    with netlink() as route:
-        link = find_link(route, name)
+    with Rtnetlink() as route:
+        link = route.find_link(name)
         if link is not None and (link.mtu_bytes > mtu_bytes or link.mtu_bytes == before):
-            route.link("set", index=link.index, mtu=mtu_bytes)
+            route.change_link(link.index, mtu_bytes=mtu_bytes)
 
 
 def delete_link(name: str) -> None:
-    with netlink() as route:
-        link = find_link(route, name)
+    with Rtnetlink() as route:
+        link = route.find_link(name)
         if link is not None:
-            _ignoring_absence(lambda: route.link("del", index=link.index))
+            route.delete_link(link.index)
 
 
 def remove_inside(descriptor: int, interface: str, unwanted: Iterable[IpInterface]) -> None:
     def remove() -> None:
-        with netlink() as route:
-            link = find_link(route, interface)
+        with Rtnetlink() as route:
+            link = route.find_link(interface)
             if link is not None:
                 for address in unwanted:
-                    remove_address(route, link.index, address)
+                    route.remove_address(link.index, address)
 
     namespaces.run_inside(descriptor, remove)
-
-
-def _ignoring_absence(work: Callable[[], object]) -> None:
-    try:
-        work()
-    except NetlinkError as error:
-        if error.code != errno.ENODEV:
-            raise
 
 
 def in_order(unsorted: Iterable[IpInterface]) -> tuple[IpInterface, ...]:

@@ -1,4 +1,8 @@
-"""Talking to the kernel about links, addresses and routes: one rtnetlink socket per operation.
+"""Talking to the kernel about its network by pyroute2: what is done seldom, or only once.
+
+It knows nearly every message there is, at a millisecond for each. What a pod's start and the look
+every few seconds at all that is attached are made of has its own: `rtnetlink.py`. Here is also what
+both have in common: what a link is, what a refusal means, sysctls.
 
 pyroute2 0.9 is asyncio inside, also behind its synchronous `IPRoute`: each call runs an event
 loop to completion. What works beside a running uvloop, tried on Python 3.11:
@@ -25,7 +29,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from weavepy.base.errors import WeavepyError
 
 IpInterface = IPv4Interface | IPv6Interface
+IpAddress = IPv4Address | IPv6Address
 
 NLM_F_DUMP_INTR = 0x10
 IFA_F_NODAD = 0x02
@@ -156,33 +161,6 @@ def addresses(route: Any, index: int) -> list[IpInterface]:
         address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
         found.append(ip_interface(f"{address}/{message['prefixlen']}"))
     return found
-
-
-def add_address(route: Any, index: int, address: IpInterface) -> bool:
-    """Add it without duplicate address detection; False if it is there already."""
-    settings: dict[str, Any] = {"address": str(address.ip), "prefixlen": address.network.prefixlen}
-    if isinstance(address, IPv6Interface):
-        settings["flags"] = IFA_F_NODAD
-    elif address.network.prefixlen < 31:
-        settings["broadcast"] = str(address.network.broadcast_address)
-    try:
-        route.addr("add", index=index, **settings)
-    except NetlinkError as error:
-        if error.code != errno.EEXIST:
-            raise
-        return False
-    return True
-
-
-def remove_address(route: Any, index: int, address: IpInterface) -> bool:
-    """False if it was not there."""
-    try:
-        route.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
-    except NetlinkError as error:
-        if error.code not in (errno.EADDRNOTAVAIL, errno.ENODEV):
-            raise
-        return False
-    return True
 
 
 SYSCTLS = os.environ.get("WEAVEPY_SYSCTLS", "/proc/sys/net")

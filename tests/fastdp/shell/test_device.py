@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from fastdp.shell import device
-from fastdp.shell.rtnetlink import attribute
+from weavepy.kernel.messages import attribute
 
 
 def test_a_kernel_that_lists_all_links_has_no_vxlan_device_among_them(

@@ -1,11 +1,12 @@
 """The kernel says at once that an address came or went."""
 
 import asyncio
+import time
 from contextlib import closing
 
 import pytest
 
-from router.shell.address_watch import LOOK_INTERVAL_S, AddressWatch
+from router.shell.address_watch import LOOK_INTERVAL_S, SETTLE_S, AddressWatch
 from tests.namespaces import run
 from tests.router.shell.conftest import World
 
@@ -31,6 +32,14 @@ def test_a_change_of_addresses_is_told_long_before_the_next_regular_look(world: 
         assert asyncio.run(change("add", "192.0.2.1/24"))
         assert asyncio.run(change("add", "fd01::1/64", "nodad"))
         assert asyncio.run(change("del", "192.0.2.1/24"))
+
+
+def test_the_loop_sleeps_while_a_burst_of_changes_settles(world: World) -> None:
+    with closing(world.on_host(AddressWatch)) as watch:
+        run("ip", "-n", world.host.name, "addr", "add", "192.0.2.1/24", "dev", "lo")
+        before_s = time.process_time()
+        asyncio.run(watch.changed())
+        assert time.process_time() - before_s < SETTLE_S / 3
 
 
 async def settle(watch: AddressWatch) -> None:

@@ -1,10 +1,11 @@
-"""Many rtnetlink requests and answers at a time (linux/netlink.h, linux/rtnetlink.h).
+"""Netlink messages as bytes: many requests and answers at a time (linux/netlink.h).
 
-For what is done to thousands of forwarding entries while frames flow, or looked at again every
-few seconds for hundreds of devices, pyroute2 costs 0.3 to 1 ms apiece; here it is a hundredth of
-that. What is done once for one device is done by `weavepy.kernel.netlink`.
+For what every pod waits for, what is done to thousands of forwarding entries while frames flow, or
+looked at again every few seconds for hundreds of devices: pyroute2 costs 0.3 to 1 ms apiece; here
+it is a hundredth of that. What bodies look like is their users' business.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from weavepy.kernel.netlink import MAX_DUMPS, NLM_F_DUMP_INTR, HostError
 
 REPLACE = 0x100
+EXCLUSIVE = 0x200
 CREATE = 0x400
 
 _NLMSG_ERROR = 2
@@ -63,6 +65,16 @@ def dump(connection: socket.socket, kind: int, body: bytes) -> list[bytes]:
         if not interrupted:
             return found
     raise HostError("the kernel's network tables change faster than they can be read: try again")
+
+
+def ask(connection: socket.socket, kind: int, body: bytes) -> bytes:
+    """The body of the one answer. Raises `OSError`."""
+    connection.send(_request(kind, 0, body))
+    for answer, _, content in _messages(connection.recv(_ANSWERS_BYTES)):
+        if answer == _NLMSG_ERROR:
+            _raise_error(content)
+        return content
+    raise OSError(errno.EIO, "the kernel gave an empty answer")
 
 
 def change(
