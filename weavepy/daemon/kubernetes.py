@@ -1,30 +1,31 @@
 """Kubernetes mode: the router's peers and truth come from the nodes of an API server.
 
-Decisions are in `kube.core`; this is what carries them out, one thing after another. Nothing here
-is needed to carry frames or to give out addresses: while the API server is away, for hours, all
-goes on with what was known, which the mesh and the ring have on disk themselves.
-
-What a router does, whenever a node has changed and every `TICK_S`: dials the nodes there are,
-keeps itself on record in the register, sees to it that there is a first ring, puts the host on the
-network as its pods' gateway, takes away the node's condition NetworkUnavailable, and takes its
-turn at reclaiming the ranges of those who are gone (`kube.core.truth`).
+Decisions are in `kube.core`; this is what carries them out. `Membership.work` is held whenever a
+node has changed and every `TICK_S`: it dials the nodes there are, keeps the router on record in the
+register, sees to it that there is a first ring, puts the host on the network as its pods' gateway,
+takes away the node's condition NetworkUnavailable, and takes its turn at reclaiming the ranges of
+those who are gone. Nothing of this is needed to carry frames or to give out addresses: while the
+API server is away, for hours, all goes on with what was known, which the mesh and the ring have on
+disk themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import closing, suppress
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from ipam.core.effects import SettleTakeOver
-from kube.core import truth
-from kube.core.register import RING_KEY, FirstRing, Home, Register, encode, peer_key
+from kube.core import membership
+from kube.core.membership import TICK_S, Membership, Sight, Talk
+from kube.core.objects import Node
+from kube.core.register import Register
 from kube.core.watch import ListNodes, NodeWatch, Wait, WatchNodes
 from kube.shell.api import Api, ApiConflict
+from weavepy.base.effects import LogLine
 from weavepy.base.errors import WeavepyError
-from weavepy.base.names import PeerName
 from weavepy.client import schema
 from weavepy.daemon.options import KubernetesOptions
 
@@ -32,23 +33,6 @@ if TYPE_CHECKING:
     from weavepy.daemon.router import Router
 
 log = logging.getLogger(__name__)
-
-TICK_S = 2.0
-
-REGISTER_S = 600.0
-"""After how long it is read anew, up to half as long again."""
-
-LOOK_AROUND_S = 5.0
-"""So long a new router waits for a peer that has a ring, before it has the first one decided."""
-
-RECLAIM_S = 20.0
-PUT_OFF_S = 30.0
-"""After a reclaim that came to nothing, if nothing changes."""
-
-MAX_GONE = 64
-"""Nodes that are looked up at once; with more there are more rounds."""
-
-RING_ID_BYTES = 8
 
 
 class Kubernetes:
@@ -61,21 +45,16 @@ class Kubernetes:
         self._woken = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._settling: set[asyncio.Task[None]] = set()
-        self._register: Register | None = None
-        self._register_due_at = 0.0
-        self._home: Home | None = None
-        """As we have put it on record."""
-        self._targets: tuple[str, ...] = ()
-        self._is_gateway = False
-        self._absent_since: dict[PeerName, float] = {}
-        """Owners that may be gone, and since when."""
-        self._reclaim_at = 0.0
-        self._problem = ""
-        """What went wrong when we last tried."""
-        self._disbelief = ""
+        self._membership = Membership(
+            ourself=router.node.mesh.ourself,
+            node_name=options.node_name,
+            universe=str(router.options.universe),
+            connection_limit=router.options.connection_limit,
+            rng=rng,
+            now=self._now(),
+        )
 
     def start(self) -> None:
-        self._started_at = self._now()
         for name, work in (("watch", self._watch_for_ever()), ("work", self._work_for_ever())):
             self._tasks.append(asyncio.create_task(work, name=f"kubernetes-{name}"))
 
@@ -86,10 +65,8 @@ class Kubernetes:
         await self._api.close()
 
     def warnings(self) -> list[str]:
-        found = [self._watch.problem, self._problem]
-        if self._disbelief:
-            found.append(f"no addresses are reclaimed on the API server's word: {self._disbelief}")
-        return [f"Kubernetes: {text}" for text in dict.fromkeys(found) if text]
+        found = dict.fromkeys([self._watch.problem, *self._membership.warnings()])
+        return [f"Kubernetes: {text}" for text in found if text]
 
     def settle(self, effect: SettleTakeOver) -> None:
         """Have the register decide; what it says goes to the ring."""
@@ -140,194 +117,90 @@ class Kubernetes:
             self._woken.clear()
             problem = ""
             try:
-                await self._work()
+                await self._hold(self._membership.work())
             except WeavepyError as error:
                 problem = str(error)
-                if problem != self._problem:
-                    log.warning("Kubernetes: %s", problem)
-            self._problem = problem
-
-    async def _work(self) -> None:
-        if not self._watch.listed:
-            return
-        self._dial()
-        await self._keep_register()
-        assert self._register is not None
-        await self._see_to_first_ring(self._register)
-        await self._be_gateway()
-        await self._take_turn(self._register)
-
-    def _dial(self) -> None:
-        options = self._router.options
-        wanted = truth.targets(self._watch.nodes, self._options.node_name, options.connection_limit)
-        if wanted == self._targets:
-            return
-        self._targets = wanted
-        mesh = self._router.node.mesh
-        log.info("the cluster has %d nodes, of which we dial %s", len(self._watch.nodes), wanted)
-        self._router.node.run(mesh.connect(wanted, True, self._now()), self._now())
-        self._router.changed()
-
-    async def _keep_register(self) -> None:
-        """Stand in it, and know what it says of take-overs: of ours above all."""
-        node = self._watch.nodes.get(self._options.node_name)
-        home = None if node is None else Home(node.name, node.uid)
-        if (
-            self._register is not None
-            and home == self._home
-            and self._now() < self._register_due_at
-        ):
-            return
-        if home is None:
-            register = await self._api.read_register()
-        else:
-            ourself = self._router.node.mesh.ourself
-            register = await self._api.write_register({peer_key(ourself): encode(home)})
-        self._home = home
-        self._know(register)
-
-    def _know(self, register: Register) -> None:
-        self._register = register
-        self._register_due_at = self._now() + REGISTER_S * (1 + self._rng.random() / 2)
-        ipam = self._router.node.ipam
-        assert ipam is not None
-        self._router.node.run_ring(
-            ipam.handle_verdicts(register.verdicts(), self._now()), self._now()
-        )
-        self._router.changed()
-
-    async def _see_to_first_ring(self, register: Register) -> None:
-        router = self._router
-        ipam = router.node.ipam
-        assert ipam is not None
-        universe = str(router.options.universe)
-        if ipam.ring is not None:
-            ours = ipam.ring.ring_id.hex()
-            if register.ring is None:
-                await self._decide_ring(FirstRing(ours, (), universe), register)
-            elif register.ring.id != ours:
-                raise WeavepyError(
-                    f"this host lives with the ring {ours}, and the cluster with"
-                    f" {register.ring.id}: if this host is not needed by another cluster, run"
-                    " `weavepy reset` on it"
-                )
-            return
-        decided, new = register.ring, False
-        if decided is None:
-            if self._now() < self._started_at + LOOK_AROUND_S:
-                return
-            mesh = router.node.mesh
-            peers = tuple(sorted({mesh.ourself, *mesh.reachable_peers}))
-            ring = FirstRing(self._rng.randbytes(RING_ID_BYTES).hex(), peers, universe)
-            decided = await self._decide_ring(ring, register)
-            new = decided == ring
-        if decided is None or not decided.peers or ipam.ring is not None:
-            return
-        if decided.universe != universe:
-            raise WeavepyError(
-                f"the addresses of the cluster are {decided.universe}, and of this host {universe}:"
-                " give all hosts the same --ipalloc-range"
-            )
-        peers = tuple(PeerName(peer) for peer in decided.peers)
-        now = self._now()
-        router.node.run_ring(ipam.appoint(bytes.fromhex(decided.id), peers, new, now), now)
-        router.changed()
-
-    async def _decide_ring(self, ring: FirstRing, seen: Register) -> FirstRing | None:
-        """Return the one that the register has now: this one, or somebody was faster."""
-        try:
-            register = await self._api.write_register({RING_KEY: encode(ring)}, seen.version)
-        except ApiConflict:
-            register = await self._api.read_register()
-        self._know(register)
-        return register.ring
-
-    async def _be_gateway(self) -> None:
-        """Pods leave the network by the address of their host, and nodes reach pods from it."""
-        ipam = self._router.node.ipam
-        if ipam is None or ipam.ring is None:
-            return
-        if not self._is_gateway:
-            request = schema.ExposeRequest(addresses=[], masquerade=True)
-            answer = await self._router.attachments.expose(request)
-            self._is_gateway = True
-            log.info("this node is on the network as %s", ", ".join(answer.addresses))
-        node = self._watch.nodes.get(self._options.node_name)
-        if node is not None and not node.network_is_up:
-            await self._api.say_network_is_up(node.name)
-
-    # --- those who are gone ----------------------------------------------------------------
-
-    async def _take_turn(self, known: Register) -> None:
-        """Begin with those whose turn is ours; at most one at a time."""
-        mesh, ipam = self._router.node.mesh, self._router.node.ipam
-        assert ipam is not None
-        now = self._now()
-        if ipam.ring is None or not ipam.is_up_to_date or self._watch.problem:
-            return
-        alive = {mesh.ourself, *mesh.reachable_peers, *mesh.routes.unicast}
-        owners = [peer for peer in ipam.ring.owners() if peer not in alive]
-        # Of whom we have not read where it lives, that may be on record by now.
-        unknown = [peer for peer in owners if peer not in known.homes]
-        absent = [*truth.suspects(owners, alive, known, self._watch.nodes), *unknown]
-        self._absent_since = {peer: self._absent_since.get(peer, now) for peer in absent}
-        due = [
-            peer
-            for peer, since in self._absent_since.items()
-            if now >= since + truth.turn_s(peer, mesh.ourself, mesh.reachable_peers)
-        ]
-        if not due or now < self._reclaim_at:
-            return
-        self._reclaim_at = now + PUT_OFF_S
-        register = await self._api.read_register()
-        self._know(register)
-        self._disbelief = truth.why_not_believed(
-            self._watch.nodes, self._options.node_name, mesh.reachable_peers, register
-        )
-        if self._disbelief:
-            log.warning("the API server is not believed: %s", self._disbelief)
-            return
-        gone = await self._confirmed(register, owners, alive)
-        for peer in due:
-            if peer in gone:
-                told = await self._router.ring.reclaim(peer, gone, RECLAIM_S)
-                log.info("reclaimed: %s", told)
-                self._reclaim_at = 0.0
-
-    async def _confirmed(
-        self, register: Register, owners: list[PeerName], alive: set[PeerName]
-    ) -> list[PeerName]:
-        """Have the API server say once more, from its database, of whom the node is gone."""
-        gone: list[PeerName] = []
-        suspects = truth.suspects(owners, alive, register, self._watch.nodes)
-        for peer in suspects[:MAX_GONE]:
-            node = await self._api.get_node(register.homes[peer].node)
-            if truth.is_gone(peer, register, node):
-                gone.append(peer)
-        return gone
+            for line in self._membership.handle_over(problem):
+                await self._carry_out(line)
 
     async def _settle(self, effect: SettleTakeOver) -> None:
         try:
-            verdict = await self._decided(effect)
+            await self._hold(
+                self._membership.settle(effect.peer, effect.after, effect.epoch, effect.taker)
+            )
         except WeavepyError as error:
             log.warning("the take-over of %s is not decided: %s", effect.peer, error)
-            return
-        ipam = self._router.node.ipam
+
+    async def _hold(self, talk: Talk[None]) -> None:
+        answer: object = None
+        with closing(talk):
+            while True:
+                try:
+                    effect = talk.send(answer)
+                except StopIteration:
+                    return
+                answer = await self._carry_out(effect)
+
+    async def _carry_out(self, effect: membership.Effect) -> Sight | Register | Node | None:
+        match effect:
+            case membership.Look():
+                return self._sight()
+            case membership.ReadRegister():
+                return await self._api.read_register()
+            case membership.WriteRegister(changes=changes, version=version):
+                try:
+                    return await self._api.write_register(changes, version)
+                except ApiConflict:
+                    if version is None:
+                        raise
+            case membership.GetNode(name=name):
+                return await self._api.get_node(name)
+            case membership.SayNetworkUp(node=name):
+                await self._api.say_network_is_up(name)
+            case membership.BeGateway():
+                await self._be_gateway()
+            case membership.Reclaim(peer=peer, gone=gone, timeout_s=timeout_s):
+                log.info("reclaimed: %s", await self._router.ring.reclaim(peer, gone, timeout_s))
+            case membership.DialNodes() | membership.TellVerdicts() | membership.Appoint():
+                self._tell_router(effect)
+            case LogLine(level=level, message=text):
+                log.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
+            case _:
+                assert_never(effect)
+        return None
+
+    def _sight(self) -> Sight:
+        mesh, ipam = self._router.node.mesh, self._router.node.ipam
         assert ipam is not None
-        now = self._now()
-        self._router.node.run_ring(ipam.handle_verdicts({effect.peer: verdict}, now), now)
+        return Sight(
+            now=self._now(),
+            nodes=self._watch.nodes if self._watch.listed else None,
+            outdated=self._watch.problem,
+            reachable=mesh.reachable_peers,
+            sessions=list(mesh.routes.unicast),
+            ring="" if ipam.ring is None else ipam.ring.ring_id.hex(),
+            owners=[] if ipam.ring is None else list(ipam.ring.owners()),
+            is_up_to_date=ipam.is_up_to_date,
+        )
+
+    def _tell_router(
+        self, effect: membership.DialNodes | membership.TellVerdicts | membership.Appoint
+    ) -> None:
+        node, now = self._router.node, self._now()
+        assert node.ipam is not None
+        match effect:
+            case membership.DialNodes(targets=targets):
+                node.run(node.mesh.connect(targets, True, now), now)
+            case membership.TellVerdicts(verdicts=verdicts):
+                node.run_ring(node.ipam.handle_verdicts(verdicts, now), now)
+            case membership.Appoint(ring_id=ring_id, peers=peers, new=new):
+                node.run_ring(node.ipam.appoint(ring_id, peers, new, now), now)
         self._router.changed()
 
-    async def _decided(self, effect: SettleTakeOver) -> tuple[int, PeerName]:
-        while True:
-            register = await self._api.read_register()
-            found = truth.judge(register, effect.peer, effect.after, effect.epoch, effect.taker)
-            if isinstance(found, truth.Write):
-                try:
-                    await self._api.write_register(found.changes, found.version)
-                except ApiConflict:
-                    continue
-            return found.epoch, found.taker
+    async def _be_gateway(self) -> None:
+        request = schema.ExposeRequest(addresses=[], masquerade=True)
+        answer = await self._router.attachments.expose(request)
+        log.info("this node is on the network as %s", ", ".join(answer.addresses))
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
