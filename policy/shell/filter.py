@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 class PolicyFilter:
     def __init__(self, bridge: str, rng: Random) -> None:
         self._bridge = bridge
+        self._table = f"inet {script.table_name(bridge)}"
+        self._known_setting: script.Setting | None = None
         self._generation = rng.randrange(script.GENERATIONS)
 
     def apply(self, changes: Changes, wanted: Table) -> None:
@@ -33,7 +35,7 @@ class PolicyFilter:
             return
         generation = self._next(changes)
         try:
-            run_transaction(script.change(self._bridge, changes, generation))
+            run_transaction(script.change(self._setting, changes, generation))
         except NftFailed as error:
             log.warning("the policies' table is not what it was: %s", error)
             self.restore(wanted)
@@ -50,18 +52,30 @@ class PolicyFilter:
         try:
             if objects is None:
                 raise Foreign("the table is gone")
-            present, self._generation = understood(objects, self._bridge, wanted)
+            present, self._generation = understood(objects, self._setting, wanted)
             changes = difference(present, wanted)
             if not changes:
                 return False
             generation = self._next(changes)
-            run_transaction(script.change(self._bridge, changes, generation))
+            run_transaction(script.change(self._setting, changes, generation))
         except (Foreign, NftFailed) as error:
             log.info("making the policies' table anew: %s", error)
             generation = (self._generation + 1) % script.GENERATIONS
-            run_transaction(script.whole(self._bridge, wanted, generation))
+            run_transaction(script.whole(self._setting, wanted, generation))
         self._generation = generation
         return True
+
+    @property
+    def _setting(self) -> script.Setting:
+        """What this kernel can do is found out by the first who asks, on the thread."""
+        if self._known_setting is None:
+            group: int | None = script.log_group(self._bridge)
+            assert group is not None
+            if not can_log(group):
+                log.warning("this kernel cannot say what network policies drop: no nfnetlink_log")
+                group = None
+            self._known_setting = script.Setting(self._bridge, group)
+        return self._known_setting
 
     def drops(self) -> dict[tuple[str, str], int]:
         """Packets dropped, by direction and address of the isolated pod, since it is isolated."""
@@ -70,8 +84,7 @@ class PolicyFilter:
     def remove(self) -> None:
         """All of it; bridged frames are shown to packet filters no more."""
         self._show_bridged_frames(False)
-        name = f"inet {script.table_name(self._bridge)}"
-        run_transaction(f"add table {name}\ndelete table {name}\n")
+        run_transaction(f"add table {self._table}\ndelete table {self._table}\n")
 
     def _next(self, changes: Changes) -> int:
         """What was allowed stays so, unless something is forbidden now."""
@@ -83,3 +96,19 @@ class PolicyFilter:
             if link is not None:
                 call = {"br_nf_call_iptables": int(shown), "br_nf_call_ip6tables": int(shown)}
                 route.link("set", index=link.index, kind="bridge", **call)
+
+
+def can_log(group: int) -> bool:
+    """Whether the kernel takes a rule that logs; nothing is left of the attempt."""
+    name = "inet weavepy_policy_log"
+    attempt = [
+        f"add table {name}",
+        f"add chain {name} probe",
+        f"add rule {name} probe log group {group} snaplen {script.LOG_BYTES}",
+        f"delete table {name}",
+    ]
+    try:
+        run_transaction("\n".join(attempt) + "\n")
+    except NftFailed:
+        return False
+    return True

@@ -12,7 +12,16 @@ from typing import Any
 
 from policy.core.objects import FAMILIES, Family
 from policy.core.table import WAYS, Chain, Element, SetContent, SetKind, Table
-from policy.shell.script import DROPS, REPLIES, chain_rules, comment_of, fixed_chains, way_name
+from policy.shell.script import (
+    DROPS,
+    LOGGED,
+    REPLIES,
+    Setting,
+    chain_rules,
+    comment_of,
+    fixed_chains,
+    way_name,
+)
 
 KINDS: dict[str, tuple[SetKind, Family | None]] = {
     "ports": ("ports", None),
@@ -35,7 +44,9 @@ class _Listed:
     hooks: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def understood(objects: Iterable[dict[str, Any]], bridge: str, wanted: Table) -> tuple[Table, int]:
+def understood(
+    objects: Iterable[dict[str, Any]], setting: Setting, wanted: Table
+) -> tuple[Table, int]:
     """The table and its generation. Raises `Foreign`.
 
     Chains that are wanted are compared rule by rule; of others only the name is kept.
@@ -45,7 +56,7 @@ def understood(objects: Iterable[dict[str, Any]], bridge: str, wanted: Table) ->
         generation = int(listed.comments["allowed"][0].split()[1])
         fixed = {
             name: [comment_of(rule) for rule in rules]
-            for name, (_, rules) in fixed_chains(bridge, generation).items()
+            for name, (_, rules) in fixed_chains(setting, generation).items()
         }
         if any(listed.comments[name] != comments for name, comments in fixed.items()):
             raise Foreign("fixed rules")
@@ -105,7 +116,7 @@ def _chains(listed: _Listed, fixed: dict[str, list[str]], wanted: Table) -> dict
 
 def _sets(listed: _Listed) -> dict[str, SetContent]:
     found = {}
-    fixed = [way_name(way) + suffix for way in WAYS for suffix in ("", REPLIES, DROPS)]
+    fixed = [way_name(way) + suffix for way in WAYS for suffix in ("", REPLIES, DROPS, LOGGED)]
     for name, elements in listed.elements.items():
         if name not in fixed:
             kind, family = KINDS[name.partition("_")[0]]

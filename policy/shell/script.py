@@ -20,14 +20,18 @@ however many policies there are.
 All this rests on knowing who opened a connection. A TCP connection whose beginning was not seen
 might be a forbidden one that now looks as if its other end had opened it: it is unjudged.
 
-A pod's drops are counted by the elements of `..._drops`, which are the isolated addresses.
+A pod's drops are counted by the elements of `..._drops`, which are the isolated addresses. Some
+of what is dropped is logged (`weavepy.kernel.nflog`), in the words of `policy.core.drops`: so much
+per pod and direction (`LOG_RATE`) that one under fire does not keep the others from being heard.
 Each rule has a digest of its text as a comment: that is how a rule that somebody changed is found.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
 
+from policy.core.drops import Place, label
 from policy.core.objects import Family
 from policy.core.table import (
     WAYS,
@@ -56,27 +60,50 @@ _IP = {4: "ip", 6: "ip6"}
 _ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
 REPLIES = "_replies"
 DROPS = "_drops"
+LOGGED = "_logged"
+
+LOG_RATE = "limit rate 5/second burst 10 packets"
+LOGGED_PODS = 4096
+"""Of one direction, at once; a pod that is beyond is dropped from without a word."""
+LOG_BYTES = 128
+LOG_GROUP = 6783
+"""Of the default bridge; others have groups of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the fixed rules depend on besides the generation."""
+
+    bridge: str
+    log_group: int | None
+    """None where the kernel cannot log packets."""
 
 
 def table_name(bridge: str) -> str:
     return "weavepy_policy" if bridge == "weave" else f"weavepy_policy_{bridge}"
 
 
+def log_group(bridge: str) -> int:
+    if bridge == "weave":
+        return LOG_GROUP
+    return int.from_bytes(blake2b(bridge.encode(), digest_size=2).digest()) | 1 << 15
+
+
 def way_name(way: Way) -> str:
     return f"{way[0]}{way[1]}"
 
 
-def whole(bridge: str, table: Table, generation: int) -> str:
+def whole(setting: Setting, table: Table, generation: int) -> str:
     """In place of whatever is there. Atomic: no packet meets anything in between."""
-    name = f"inet {table_name(bridge)}"
+    name = f"inet {table_name(setting.bridge)}"
     first = Changes(new_sets=table.sets, new_chains=table.chains, given=table.verdicts)
-    return f"add table {name}\ndelete table {name}\n" + change(bridge, first, generation)
+    return f"add table {name}\ndelete table {name}\n" + change(setting, first, generation)
 
 
-def change(bridge: str, changes: Changes, generation: int) -> str:
+def change(setting: Setting, changes: Changes, generation: int) -> str:
     """On top of what is there. All fixed rules are stated anew, the generation with them."""
-    name = f"inet {table_name(bridge)}"
-    lines = [f"add table {name}", *_fixed(name, bridge, generation)]
+    name = f"inet {table_name(setting.bridge)}"
+    lines = [f"add table {name}", *_fixed(name, setting, generation)]
     for set_name, content in changes.new_sets.items():
         lines.append(f"add set {name} {set_name} {{ {_set_type(content.kind, content.family)} }}")
         lines += _elements(f"add element {name} {set_name}", content, content.elements)
@@ -124,7 +151,7 @@ def chain_rules(name: str, chain: Chain) -> dict[str, list[str]]:
     }
 
 
-def fixed_chains(bridge: str, generation: int) -> dict[str, tuple[str, list[str]]]:
+def fixed_chains(setting: Setting, generation: int) -> dict[str, tuple[str, list[str]]]:
     """Name to hook and rules, called chains first."""
     mark = generation << 8
     chains: dict[str, tuple[str, list[str]]] = {}
@@ -136,17 +163,25 @@ def fixed_chains(bridge: str, generation: int) -> dict[str, tuple[str, list[str]
         for suffix, field in (("", own), (REPLIES, other)):
             chains[f"{name}_denied{suffix}"] = (
                 "",
-                [f"{ip} {field} @{name}{DROPS} drop", "drop"],
+                [
+                    *_log(setting, way, field, "reply" if suffix else "new"),
+                    f"{ip} {field} @{name}{DROPS} drop",
+                    "drop",
+                ],
             )
             asked[suffix].append(f"{ip} {field} vmap @{name}{suffix}")
-        unjudged += [f"{ip} {field} @{name}{DROPS} drop" for field in (own, other)]
+        for field in (own, other):
+            isolated = f"{ip} {field} @{name}{DROPS}"
+            unjudged += [
+                f"{isolated} {rule}" for rule in (*_log(setting, way, field, "unjudged"), "drop")
+            ]
     chains["allowed"] = ("", [f"ct mark set ct mark & {_REST:#x} | {mark:#x} accept"])
     chains["unjudged"] = ("", [*unjudged, "accept"])
     chains["replies"] = ("", [*asked[REPLIES], "goto allowed"])
     chains["forwarded"] = (
         f"{{ type filter hook forward priority {PRIORITY}; policy accept; }}",
         [
-            f'iifname != "{bridge}" oifname != "{bridge}" accept',
+            f'iifname != "{setting.bridge}" oifname != "{setting.bridge}" accept',
             f"ct mark & {_MASK:#x} == {mark:#x} accept",
             f"icmpv6 type {{ {_NEIGHBOURS} }} accept",
             "ct state related meta l4proto { icmp, ipv6-icmp } accept",
@@ -167,17 +202,29 @@ def comment_of(rule: str) -> str:
     return rule.rpartition(' comment "')[2].rstrip('"')
 
 
-def _fixed(name: str, bridge: str, generation: int) -> list[str]:
+def _fixed(name: str, setting: Setting, generation: int) -> list[str]:
     lines = []
     for way in WAYS:
         kind = _ADDRESS[way[1]]
         for suffix in ("", REPLIES):
             lines.append(f"add map {name} {way_name(way)}{suffix} {{ type {kind} : verdict; }}")
         lines.append(f"add set {name} {way_name(way)}{DROPS} {{ type {kind}; counter; }}")
-    for chain, (hook, rules) in fixed_chains(bridge, generation).items():
+        lines.append(
+            f"add set {name} {way_name(way)}{LOGGED} {{ type {kind}; size {LOGGED_PODS};"
+            " flags dynamic, timeout; timeout 1m; }"
+        )
+    for chain, (hook, rules) in fixed_chains(setting, generation).items():
         lines += [f"add chain {name} {chain} {hook}".rstrip(), f"flush chain {name} {chain}"]
         lines += [f"add rule {name} {chain} {rule}" for rule in rules]
     return lines
+
+
+def _log(setting: Setting, way: Way, field: str, place: Place) -> list[str]:
+    if setting.log_group is None:
+        return []
+    limit = f"update @{way_name(way)}{LOGGED} {{ {_IP[way[1]]} {field} {LOG_RATE} }}"
+    to = f"group {setting.log_group} snaplen {LOG_BYTES}"
+    return [f'{limit} log prefix "{label(way[0], place)}" {to}']
 
 
 def _match(match: Match, address: str, port: str) -> str:

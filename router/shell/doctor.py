@@ -104,6 +104,11 @@ EXPERIMENTS = (
         probes.nft_storm_limit,
         "a container's storm reaches all containers of its host; to other hosts it is limited",
     ),
+    Experiment(
+        "nftables, packet log",
+        probes.nft_log,
+        "what network policies drop is counted, but neither traced nor logged: load nfnetlink_log",
+    ),
     Experiment("ipset", probes.ipset, "nothing: weavepy uses nftables' own sets"),
     Experiment("tc netem", probes.netem, "nothing: `weavepy lab` brings its own loss and delay"),
     Experiment("tc tbf", probes.tbf, "`lab link --rate` is refused"),

@@ -232,6 +232,15 @@ def nft_storm_limit() -> str:
     return ""
 
 
+def nft_log() -> str:
+    run_transaction(
+        "add table inet probe\n"
+        "add chain inet probe c { type filter hook forward priority 0; }\n"
+        "add rule inet probe c log group 6783 snaplen 128\n"
+    )
+    return ""
+
+
 def tap_fair() -> str:
     descriptor = _open_tap(IFF_MULTI_QUEUE)
     try:

@@ -1,7 +1,6 @@
 """`weavepy capture`: the frames that sleeve carries from and to this host, as a pcapng file."""
 
 import contextlib
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 
 from weavepy.base import pcapng
 from weavepy.base.errors import UsageError, WeavepyError
-from weavepy.cli.command import api, command
+from weavepy.cli.command import api, command, until_interrupted
 from weavepy.client import schema
 
 
@@ -54,7 +53,7 @@ def capture(
     parts = api().capture(request)
     frames = dropped = 0
     reader = pcapng.Reader()
-    with _until_interrupted(), _opened(target) as output:
+    with until_interrupted(), _opened(target) as output:
         for part in parts:
             output.write(part)
             output.flush()
@@ -78,15 +77,3 @@ def _opened(target: str) -> Iterator[BinaryIO]:
         raise WeavepyError(f"cannot write {target}: {error.strerror}") from error
     with file:
         yield file
-
-
-@contextlib.contextmanager
-def _until_interrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM are how one ends a capture, and no failure; so is a pipe's end."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except (KeyboardInterrupt, BrokenPipeError):
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import yaml
 
 from weavepy.base.errors import UsageError
 from weavepy.cli import output
-from weavepy.cli.command import api, command, group, json_option
+from weavepy.cli.command import api, command, group, json_option, until_interrupted
 from weavepy.client import schema
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -34,6 +35,7 @@ port_option = click.option(
     ("weavepy policy apply -f policies/", "bring all policies of a directory into force"),
     ("weavepy policy explain", "why does that not work?"),
     ("weavepy policy matrix", "who reaches whom"),
+    ("weavepy policy trace", "what is dropped, as it happens"),
 )
 @click.pass_context
 def policy(context: click.Context) -> None:
@@ -130,7 +132,43 @@ def lint(as_json: bool) -> int:
     return 1 if answer.findings else 0
 
 
-for each in (apply, delete, status, explain, matrix, lint):
+@command(
+    ("weavepy policy trace --to shop/web", "who is kept from it, and by what?"),
+    ("weavepy policy trace --direction egress --count 1 --json", "the next that may not go out"),
+)
+@click.option("--from", "source", default="", metavar="POD|ADDRESS", help="Only from there.")
+@click.option("--to", "destination", default="", metavar="POD|ADDRESS", help="Only to there.")
+@click.option(
+    "--direction",
+    type=click.Choice(["ingress", "egress"]),
+    help="Only what the destination's ingress, or the source's egress, forbids.",
+)
+@click.option("--count", type=click.IntRange(min=1), help="End after so many packets.")
+@json_option
+def trace(
+    source: str, destination: str, direction: str | None, count: int | None, as_json: bool
+) -> None:
+    """Show packets that network policies drop on this host, as it happens.
+
+    Each comes with the policies that isolate the pod. Of one pod and direction five packets
+    a second are shown at most, so that one under fire does not hide the others; `weavepy policy
+    status` has all numbers. A pod is NAME or NAMESPACE/NAME. With --json it is one object per line.
+    """
+    request = schema.TraceRequest(
+        source=source, destination=destination, direction=direction or "", count=count or 0
+    )
+    with until_interrupted():
+        for drop in api().policy_trace(request):
+            if as_json:
+                click.echo(msgspec.json.encode(drop))
+                continue
+            from weavepy.cli import policy_views
+
+            for line in policy_views.drop_lines(drop):
+                click.echo(output.printable(line))
+
+
+for each in (apply, delete, status, explain, matrix, lint, trace):
     policy.add_command(each)
 
 

@@ -1,5 +1,7 @@
 """How policies look."""
 
+from datetime import datetime
+
 from weavepy.cli.output import Block, Cell, Column, Facts, Table
 from weavepy.client import schema
 
@@ -71,3 +73,14 @@ def matrix(answer: schema.MatrixAnswer, port: str) -> list[Block]:
         for number, name in enumerate(answer.pods)
     ]
     return [Table(f"Who reaches whom, {port}", columns, rows, "no pods")]
+
+
+def drop_lines(drop: schema.PolicyDrop) -> list[str]:
+    """One line says what happened, those below it why."""
+    clock = datetime.fromtimestamp(drop.time).strftime("%H:%M:%S.%f")[:-3]
+    place = "" if drop.place == "new" else f" ({drop.place})"
+    told = [f"{drop.left_out} more were left out"] if drop.left_out else []
+    told.append(
+        f"{clock} {drop.direction} {drop.source} -> {drop.destination} {drop.service}{place}"
+    )
+    return [*told, *(f"    {reason}" for reason in drop.why)]

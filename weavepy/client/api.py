@@ -132,6 +132,14 @@ class Api:
     def policy_lint(self) -> schema.LintAnswer:
         return self._get("/v1/policy/lint", schema.LintAnswer)
 
+    def policy_trace(self, request: schema.TraceRequest) -> Iterator[schema.PolicyDrop]:
+        """As they happen; closing the iterator ends it."""
+        rest = b""
+        for part in self.client.stream("POST", "/v1/policy/trace", msgspec.to_builtins(request)):
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                yield msgspec.json.decode(line, type=schema.PolicyDrop)
+
     def stop(self, request: schema.StopRequest) -> schema.Done:
         return self._post("/v1/stop", request, schema.Done, STOP_TIMEOUT_S)
 

@@ -21,8 +21,8 @@ DEFAULT_FILE = Path(__file__).parents[2] / "docs" / "api.json"
 
 _ROW = re.compile(r"^\| (GET|POST) +(/\S+) +\| (\w*) *\| (\w+) *\|$", re.MULTILINE)
 
-BINARY = {"Pcapng": "application/x-pcapng"}
-"""Answers that are not JSON, and what they are."""
+BINARY = {"Pcapng": "application/x-pcapng", "PolicyDrops": "application/x-ndjson"}
+"""Answers that are not one JSON object, and what they are."""
 
 _FAILURE = (
     "400 asked wrongly, 404 there is no such thing, 409 conflicts with what is, 503 not now,"

@@ -38,6 +38,7 @@ file. A request that fails answers with `Failure` and a status of 400 (asked wro
 | POST /v1/policy/explain   | ExplainRequest    | ExplainAnswer   |
 | POST /v1/policy/matrix    | MatrixRequest     | MatrixAnswer    |
 | GET  /v1/policy/lint      |                   | LintAnswer      |
+| POST /v1/policy/trace     | TraceRequest      | PolicyDrops     |
 | POST /v1/stop             | StopRequest       | Done            |
 | POST /v1/reset            | ResetRequest      | Done            |
 """
@@ -760,6 +761,41 @@ class PolicyStatus(Struct):
     pods: list[PolicyPod]
     repairs: int
     """How often what somebody had done to the packet filter was undone."""
+
+
+class TraceRequest(Struct):
+    """Tell of packets that network policies drop on this host, from now on."""
+
+    source: str = ""
+    """Only connections from this pod or address; empty: from anybody."""
+    destination: str = ""
+    direction: str = ""
+    """ "ingress" or "egress": only drops by that isolation."""
+    count: int = 0
+    """End after so many; 0: when the caller closes the connection."""
+
+
+class PolicyDrop(Struct):
+    time: float
+    """Seconds since 1970."""
+    direction: str
+    source: str
+    """Of the connection, as NAMESPACE/NAME (ADDRESS) or as an address."""
+    destination: str
+    service: str
+    """Like "80/tcp"; for what has no ports "icmp", "igmp" or the protocol's number."""
+    place: str
+    """Of the packet: "new", "reply", "group" (to a group or to everybody) or "unjudged"."""
+    policies: list[str]
+    """That isolate the pod in this direction, as NAMESPACE/NAME."""
+    why: list[str]
+    """As `explain` has it."""
+    left_out: int = 0
+    """So many before this one were dropped faster than they were read."""
+
+
+class PolicyDrops(Struct):
+    """Not one answer but a PolicyDrop per line, as they happen; ends where the connection ends."""
 
 
 class ExplainRequest(Struct):

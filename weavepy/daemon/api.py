@@ -63,6 +63,9 @@ class Parts(Protocol):
         ...
 
 
+Streaming = AbstractAsyncContextManager[Parts]
+
+
 class Service(Protocol):
     """What the daemon does for those who ask."""
 
@@ -90,7 +93,7 @@ class Service(Protocol):
     async def cni_check(self, request: schema.CniCheckRequest) -> schema.CniCheckAnswer: ...
     async def cni_gc(self, request: schema.CniGcRequest) -> schema.CniGcAnswer: ...
     async def cni_status(self, request: schema.CniStatusRequest) -> schema.CniStatusAnswer: ...
-    def capture(self, request: schema.CaptureRequest) -> AbstractAsyncContextManager[Parts]: ...
+    def capture(self, request: schema.CaptureRequest) -> Streaming: ...
     async def bench(self, request: schema.BenchRequest) -> schema.BenchAnswer: ...
     async def policy_status(self) -> schema.PolicyStatus: ...
     async def policy_apply(self, request: schema.PolicyObjects) -> schema.PolicyAnswer: ...
@@ -98,6 +101,7 @@ class Service(Protocol):
     async def policy_explain(self, request: schema.ExplainRequest) -> schema.ExplainAnswer: ...
     async def policy_matrix(self, request: schema.MatrixRequest) -> schema.MatrixAnswer: ...
     async def policy_lint(self) -> schema.LintAnswer: ...
+    def policy_trace(self, request: schema.TraceRequest) -> Streaming: ...
     async def stop(self, request: schema.StopRequest) -> schema.Done: ...
     async def reset(self, request: schema.ResetRequest) -> schema.Done: ...
 
@@ -141,7 +145,12 @@ def application(service: Service) -> web.Application:
     for path, kind, method in posts:
         app.router.add_post(path, _post(kind, method))
     app.router.add_post("/v1/cni/add", _cni_add(service))
-    app.router.add_post("/v1/capture", _capture(service))
+    streams: tuple[tuple[str, type[Any], str, Callable[[Any], Streaming]], ...] = (
+        ("/v1/capture", schema.CaptureRequest, "application/x-pcapng", service.capture),
+        ("/v1/policy/trace", schema.TraceRequest, "application/x-ndjson", service.policy_trace),
+    )
+    for path, kind, content_type, streaming in streams:
+        app.router.add_post(path, _stream(kind, content_type, streaming))
     return app
 
 
@@ -204,19 +213,21 @@ def _cni_add(service: Service) -> Callable[..., Awaitable[web.Response]]:
     return handle
 
 
-def _capture(service: Service) -> Callable[..., Awaitable[web.StreamResponse]]:
-    decoder = msgspec.json.Decoder(schema.CaptureRequest)
+def _stream(
+    kind: type[Any], content_type: str, streaming: Callable[[Any], Streaming]
+) -> Callable[..., Awaitable[web.StreamResponse]]:
+    decoder = msgspec.json.Decoder(kind)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
             wanted = decoder.decode(await request.read() or b"{}")
         except msgspec.MsgspecError as error:
             raise UsageError(f"the request is malformed: {error}") from error
-        async with service.capture(wanted) as parts:
-            response = web.StreamResponse(headers={"Content-Type": "application/x-pcapng"})
+        async with streaming(wanted) as parts:
+            response = web.StreamResponse(headers={"Content-Type": content_type})
             await response.prepare(request)
             with contextlib.suppress(ConnectionError):
-                # Who is not there any more is noticed even if no frame comes.
+                # Who is not there any more is noticed even if nothing comes.
                 while request.transport is not None and not request.transport.is_closing():
                     part = await parts.next(STREAM_POLL_S)
                     if part is None:

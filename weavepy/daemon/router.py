@@ -39,6 +39,7 @@ from ipam.core.ipam import Ipam
 from ipam.shell.store import Store
 from policy.core.sharing import CHANNEL as PODS_CHANNEL
 from policy.shell.filter import PolicyFilter
+from policy.shell.script import log_group
 from router.mesh.effects import (
     CloseLink,
     Dial,
@@ -67,6 +68,7 @@ from weavepy.daemon.attachments import Attachments
 from weavepy.daemon.capture import Capturing
 from weavepy.daemon.clock import Timer
 from weavepy.daemon.drivers import choose, drivers
+from weavepy.daemon.drops import Drops
 from weavepy.daemon.kubernetes import Kubernetes
 from weavepy.daemon.node import RING_CHANNEL, Node, WorldEffect
 from weavepy.daemon.options import Options
@@ -154,6 +156,9 @@ class Router:
         self.tunnels = Tunnels(self.chosen.driver, self._tunnel_thread, self._tell_paths)
 
         self.policies = PolicyService(PolicyFilter(options.bridge, rng), self._thread)
+        self.drops = Drops(log_group(options.bridge), lambda: self.policies.policies)
+        self.drops.start()
+        self._undo.callback(self.drops.close)
         self.applied = AppliedObjects(
             self.policies,
             directories.policies_file,

@@ -47,6 +47,7 @@ class RouterService:
         self.policy_explain = router.policies.explain
         self.policy_matrix = router.policies.matrix
         self.policy_lint = router.policies.lint
+        self.policy_trace = router.drops.trace
 
     # --- showing -----------------------------------------------------------------------------
 

@@ -95,6 +95,18 @@ CAPTURED = b"".join(
         pcapng.statistics(3, 5, 3),
     )
 )
+DROP = schema.PolicyDrop(
+    time=1.5,
+    direction="ingress",
+    source="default/db (10.32.0.2)",
+    destination="default/web (10.32.0.1)",
+    service="80/tcp",
+    place="reply",
+    policies=["default/deny"],
+    why=["and no rule allows anything"],
+    left_out=3,
+)
+STREAMS = {"/v1/capture": CAPTURED, "/v1/policy/trace": msgspec.json.encode(DROP) + b"\n"}
 
 
 class StandIn:
@@ -119,8 +131,8 @@ class StandIn:
     def answer(self, path: str) -> tuple[int, bytes]:
         if path in self.failures:
             return self.failures[path]
-        if path == "/v1/capture":
-            return 200, CAPTURED
+        if path in STREAMS:
+            return 200, STREAMS[path]
         if path not in _ANSWERS:
             return 404, b"404: Not Found"
         return 200, msgspec.json.encode(_ANSWERS[path])

@@ -1,5 +1,6 @@
 """What `weavepy policy ...` reads, asks and prints."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,22 @@ def test_status_and_matrix_show_tables(weavepy: Command, router: StandIn) -> Non
         ["1", "default/db", "·", "-"],
         ["2", "default/web", "yes", "·"],
     ]
+
+
+def test_trace_says_of_each_drop_who_was_kept_from_whom_and_why(
+    weavepy: Command, router: StandIn
+) -> None:
+    shown = weavepy("policy", "trace", "--to", "web").stdout.splitlines()
+    assert shown[0] == "3 more were left out"
+    assert shown[1].endswith(
+        "ingress default/db (10.32.0.2) -> default/web (10.32.0.1) 80/tcp (reply)"
+    )
+    assert shown[2:] == ["    and no rule allows anything"]
+    assert router.requests[-1][2] == {
+        "source": "",
+        "destination": "web",
+        "direction": "",
+        "count": 0,
+    }
+    lines = weavepy("policy", "trace", "--json").stdout.splitlines()
+    assert json.loads(lines[0])["policies"] == ["default/deny"]
