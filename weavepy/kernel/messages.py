@@ -99,14 +99,16 @@ def attribute(kind: int, value: bytes) -> bytes:
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
+def attribute_list(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, at)
-        found[kind & _KIND_MASK] = data[at + _ATTRIBUTE.size : at + length]
+        yield kind & _KIND_MASK, data[at + _ATTRIBUTE.size : at + length]
         at += length + 3 & ~3
-    return found
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    return dict(attribute_list(data))
 
 
 def _request(kind: int, flags: int, body: bytes) -> bytes:
