@@ -13,16 +13,25 @@ is passed on before the next is there. Pure TCP ACKs, ICMP and other protocols n
 All this only makes things faster, so a kernel that lacks any of it is not an error.
 """
 
-from contextlib import closing
+import fcntl
+import socket
+import struct
+from array import array
 from pathlib import Path
-from typing import Any
-
-from pyroute2.ethtool import ioctl
 
 FLUSH_TIMEOUT_NS = 50_000
 
 FEATURES = ("rx-gro", "rx-udp-gro-forwarding")
 """GRO itself, and that it takes UDP which is not for a socket of this host (Linux 5.12)."""
+
+_SIOCETHTOOL = 0x8946
+_GSTRINGS, _GSSET_INFO, _SFEATURES = 0x1B, 0x37, 0x3B
+_FEATURE_NAMES = 4
+_NAME_BYTES = 32
+"""linux/ethtool.h."""
+
+_all_features: list[str] = []
+"""Asked for once, as the kernel stays the same."""
 
 
 def coalesce(interface: str, index: int) -> bool:
@@ -31,18 +40,39 @@ def coalesce(interface: str, index: int) -> bool:
 
 
 def _switch_features_on(interface: str) -> bool:
-    ethtool: Any = ioctl.IoctlEthtool
     try:
-        with closing(ethtool(interface)) as tool:
-            features = tool.get_features()
-            for name in FEATURES:
-                if name not in features or not features.is_available(name):
-                    return False
-                features[name] = True
-            tool.set_features(features)
-    except (ioctl.EthtoolError, OSError):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+            if not _all_features:
+                _all_features.extend(_feature_names(way, interface))
+            command = array("I", [_SFEATURES, len(_all_features) + 31 >> 5])
+            wanted = sum(1 << _all_features.index(name) for name in FEATURES)
+            for block in range(command[1]):
+                word = wanted >> 32 * block & 0xFFFFFFFF
+                command.extend((word, word))  # those that are meant, and what they shall be
+            return _ethtool(way, interface, command) == 0
+    except (OSError, ValueError):
         return False
-    return True
+
+
+def _feature_names(way: socket.socket, interface: str) -> list[str]:
+    """By bit; the same for every interface."""
+    question = array("I", [_GSSET_INFO, 0, 1 << _FEATURE_NAMES, 0, 0])
+    _ethtool(way, interface, question)
+    count = question[4]
+    names = array("I", [_GSTRINGS, _FEATURE_NAMES, count, *[0] * (count * _NAME_BYTES // 4)])
+    _ethtool(way, interface, names)
+    text = names.tobytes()[12:]
+    return [
+        text[at : at + _NAME_BYTES].partition(b"\0")[0].decode()
+        for at in range(0, len(text), _NAME_BYTES)
+    ]
+
+
+def _ethtool(way: socket.socket, interface: str, command: "array[int]") -> int:
+    """The kernel reads and writes `command`; returns what it could not do, as bits."""
+    address, _ = command.buffer_info()
+    request = bytearray(struct.pack("16sP16x", interface.encode(), address))
+    return int(fcntl.ioctl(way, _SIOCETHTOOL, request))
 
 
 def _hold(interface: str, index: int) -> bool:

@@ -28,10 +28,10 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_interface
-from typing import Any
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
 
 from weavepy.kernel.netlink import IpInterface
+from weavepy.kernel.nfqueries import elements_of, has_element, rules_per_chain
 from weavepy.kernel.nftables import (
     NftFailed,
     counters,
@@ -173,22 +173,17 @@ class Filters:
     def allow(self, port: Port) -> None:
         """Let this port send as this and nothing else, whatever it could before. Atomic."""
         wanted = _elements(port)
-        objects = list_table("bridge", self._table) or []
-        present = _present(objects, [port.host_interface])
+        present = self._present([port.host_interface])
         self._change(
-            objects,
             [f"delete element {self._in(name, value)}" for name, value in present - wanted]
             + [f"add element {self._in(name, value)}" for name, value in sorted(wanted - present)],
         )
 
     def forbid(self, host_interfaces: Iterable[str]) -> None:
         """Forget these ports. The interfaces should be gone: without a filter, all may pass."""
-        names = list(host_interfaces)
-        objects = (list_table("bridge", self._table) or []) if names else []
-        gone = _present(objects, names)
+        gone = self._present(list(host_interfaces))
         if gone:
-            changes = [f"delete element {self._in(name, value)}" for name, value in gone]
-            self._change(objects, changes)
+            self._change([f"delete element {self._in(name, value)}" for name, value in gone])
 
     def remove(self) -> None:
         """Both tables, at once."""
@@ -199,16 +194,24 @@ class Filters:
             )
         )
 
-    def _change(self, objects: list[dict[str, Any]], changes: list[str]) -> None:
-        """`objects` is the table as it is now."""
-        if self._stated and self._has_all_rules(objects):
+    def _present(self, interfaces: Sequence[str]) -> set[tuple[str, str]]:
+        """The elements of these ports, as (set, element). They come and go together."""
+        known = [it for it in interfaces if has_element(self._table, "ports", it)]
+        return {
+            (name, _element([interface, *_fields(name, rest)], comment))
+            for name in ((*SETS, "storms") if known else ())
+            for interface, rest, comment in elements_of(self._table, name, known)
+        }
+
+    def _change(self, changes: list[str]) -> None:
+        if self._stated and self._has_all_rules():
             if changes:
                 run_transaction("\n".join(changes) + "\n")
         else:
             self._commit(changes)
 
-    def _has_all_rules(self, objects: list[dict[str, Any]]) -> bool:
-        there = Counter(entry["rule"]["chain"] for entry in objects if "rule" in entry)
+    def _has_all_rules(self) -> bool:
+        there = rules_per_chain(self._table)
         wanted = Counter(
             chain for chain, rules in CHAINS.items() for rule in rules if not _is_hook(rule)
         )
@@ -259,18 +262,16 @@ class Filters:
         return [f"add table {table}", *_chains(table, {"mesh_ports": chain})]
 
 
-def _present(objects: list[dict[str, Any]], host_interfaces: Sequence[str]) -> set[tuple[str, str]]:
-    """The elements of these ports, as (set, element)."""
-    found = set()
-    for name in (*SETS, "storms"):
-        for value, comment in set_elements(objects, name):
-            parts = [value] if isinstance(value, str) else value
-            if parts[0] not in host_interfaces:
-                continue
-            if name == "target6":
-                parts = [*parts[:2], hex(int(parts[2], 0))]
-            found.add((name, _element(parts, comment)))
-    return found
+def _fields(set_name: str, rest: bytes) -> list[str]:
+    """What follows the port in an element, from the kernel's form: a MAC has 6 bytes of 8."""
+    mac, address = rest[:6], rest[8:]
+    if not rest:
+        return []
+    if not address:
+        return [mac.hex(":")]
+    if set_name == "target6":
+        return [mac.hex(":"), hex(int.from_bytes(address))]
+    return [mac.hex(":"), str(ip_address(address))]
 
 
 def _is_hook(rule: str) -> bool:

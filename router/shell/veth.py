@@ -13,6 +13,7 @@ from router.shell import namespaces
 from router.shell.bridge import InterfaceTaken, NoSuchInterface, required
 from weavepy.kernel.netlink import IpInterface, set_sysctl
 from weavepy.kernel.rtnetlink import Rtnetlink
+from weavepy.kernel.unlinking import unlink
 
 FORWARDING_TIMEOUT_S = 2.0
 """How long a new port may take to come up; normally it is a few milliseconds."""
@@ -92,7 +93,7 @@ def delete_link(name: str) -> None:
     with Rtnetlink() as route:
         link = route.find_link(name)
         if link is not None:
-            route.delete_link(link.index)
+            unlink(link.index)
 
 
 def remove_inside(descriptor: int, interface: str, unwanted: Iterable[IpInterface]) -> None:

@@ -54,7 +54,7 @@ def dump(connection: socket.socket, kind: int, body: bytes) -> list[bytes]:
         interrupted = False
         done = False
         while not done:
-            for answer, flags, content in _messages(connection.recv(_ANSWERS_BYTES)):
+            for answer, flags, content in messages(connection.recv(_ANSWERS_BYTES)):
                 interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
                 if answer == _NLMSG_ERROR:
                     _raise_error(content)
@@ -70,7 +70,7 @@ def dump(connection: socket.socket, kind: int, body: bytes) -> list[bytes]:
 def ask(connection: socket.socket, kind: int, body: bytes) -> bytes:
     """The body of the one answer. Raises `OSError`."""
     connection.send(_request(kind, 0, body))
-    for answer, _, content in _messages(connection.recv(_ANSWERS_BYTES)):
+    for answer, _, content in messages(connection.recv(_ANSWERS_BYTES)):
         if answer == _NLMSG_ERROR:
             _raise_error(content)
         return content
@@ -90,7 +90,7 @@ def change(
         connection.send(b"".join(_request(kind, flags | _ACK, body) for body in batch))
         answers = 0
         while answers < len(batch):
-            for _, _, content in _messages(connection.recv(_ANSWERS_BYTES)):
+            for _, _, content in messages(connection.recv(_ANSWERS_BYTES)):
                 answers += 1
                 _raise_error(content, *harmless)
 
@@ -99,21 +99,23 @@ def attribute(kind: int, value: bytes) -> bytes:
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
+def attribute_list(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, at)
-        found[kind & _KIND_MASK] = data[at + _ATTRIBUTE.size : at + length]
+        yield kind & _KIND_MASK, data[at + _ATTRIBUTE.size : at + length]
         at += length + 3 & ~3
-    return found
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    return dict(attribute_list(data))
 
 
 def _request(kind: int, flags: int, body: bytes) -> bytes:
     return _MESSAGE.pack(_MESSAGE.size + len(body), kind, _REQUEST | flags, 0, 0) + body
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Type, flags, body."""
     at = 0
     while at + _MESSAGE.size <= len(data):

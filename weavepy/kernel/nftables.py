@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from typing import Any
 
+from weavepy.kernel.kept import Kept
 from weavepy.kernel.netlink import HostError, MissingRights
 
 NFT_TIMEOUT_S = 20.0
@@ -30,14 +31,18 @@ class NftFailed(HostError):
 
 
 def run_transaction(script: str) -> None:
-    status, _, errors = _run(["-f", "-"], script)
+    """In this process where the library is there: another costs more than most scripts do."""
+    if _library is None:
+        status, _, errors = _run_program(["-f", "-"], script)
+    else:
+        status, _, errors = _kept_context.get().run(script)
     if status != 0:
         raise _failure(errors)
 
 
 def list_table(family: str, table: str) -> list[dict[str, Any]] | None:
     """The table's objects as nft's JSON has them, or None if there is no such table."""
-    status, output, errors = _run(["-j", "list", "table", family, table], "")
+    status, output, errors = _list(["table", family, table])
     if status != 0:
         if "No such file or directory" in errors:
             return None
@@ -49,7 +54,7 @@ def list_table(family: str, table: str) -> list[dict[str, Any]] | None:
 def chain_policy(family: str, table: str, chain: str) -> str:
     """ "accept" or "drop"; empty if there is no such base chain, or it cannot be seen."""
     try:
-        status, output, _ = _run(["-j", "list", "chain", family, table, chain], "")
+        status, output, _ = _list(["chain", family, table, chain])
     except HostError:
         return ""
     if status != 0:
@@ -85,34 +90,37 @@ def _element(element: Any) -> tuple[Any, str]:
     return element, comment
 
 
-def _run(arguments: list[str], script: str) -> tuple[int, str, str]:
-    """As the program `nft` would: a script for "-f -", or one command whose output is JSON.
-
-    In this process where the library is there: starting another costs more than most scripts do.
-    """
+def _list(what: list[str]) -> tuple[int, str, str]:
+    """As JSON. What the library read for it is forgotten at once: it may be much."""
+    command = ["list", *what]
     if _library is None:
-        return _run_program(arguments, script)
-    if arguments == ["-f", "-"]:
-        return _run_here(_library, script, as_json=False)
-    assert arguments[0] == "-j"
-    return _run_here(_library, " ".join(arguments[1:]), as_json=True)
+        return _run_program(["-j", *command], "")
+    return _Context(OUTPUT_JSON).run(" ".join(command))
 
 
-def _run_here(library: Any, command: str, as_json: bool) -> tuple[int, str, str]:
-    context = library.nft_ctx_new(0)
-    if not context:
-        return 1, "", "Operation not permitted"
-    try:
-        library.nft_ctx_buffer_output(context)
-        library.nft_ctx_buffer_error(context)
-        if as_json:
-            library.nft_ctx_output_set_flags(context, OUTPUT_JSON)
-        status = library.nft_run_cmd_from_buffer(context, command.encode())
-        output = library.nft_ctx_get_output_buffer(context) or b""
-        errors = library.nft_ctx_get_error_buffer(context) or b""
+class _Context:
+    """The library's, with a connection to the network namespace of the thread that makes it."""
+
+    def __init__(self, flags: int = 0) -> None:
+        self._library = _library
+        self._context = _library.nft_ctx_new(0)
+        if self._context:
+            _library.nft_ctx_buffer_output(self._context)
+            _library.nft_ctx_buffer_error(self._context)
+            _library.nft_ctx_output_set_flags(self._context, flags)
+
+    def __del__(self) -> None:
+        if self._context:
+            self._library.nft_ctx_free(self._context)
+
+    def run(self, commands: str) -> tuple[int, str, str]:
+        """Status, output and errors, as the program's."""
+        if not self._context:
+            return 1, "", "Operation not permitted"
+        status = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
+        output = self._library.nft_ctx_get_output_buffer(self._context) or b""
+        errors = self._library.nft_ctx_get_error_buffer(self._context) or b""
         return status & 0xFF, output.decode(), errors.decode()
-    finally:
-        library.nft_ctx_free(context)
 
 
 def _load_library() -> Any:
@@ -134,6 +142,7 @@ def _load_library() -> Any:
 
 
 _library = _load_library()
+_kept_context = Kept(_Context)
 
 
 def _run_program(arguments: list[str], script: str) -> tuple[int, str, str]:

@@ -42,7 +42,8 @@ PORT_HAIRPIN, PORT_ISOLATED = 4, 33
 
 MAIN_TABLE = 254
 
-_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
+DELLINK = 17
+_NEWLINK, _GETLINK = 16, 18
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _GETROUTE = 24, 26
 _GETNSID = 90
@@ -171,7 +172,7 @@ class Rtnetlink:
 
     def delete_link(self, index: int) -> bool:
         """False if it was not there. Waits until nobody in the kernel can be using it."""
-        return self._change(_DELLINK, 0, _LINK.pack(0, 0, index, 0, 0), errno.ENODEV)
+        return self._change(DELLINK, 0, _LINK.pack(0, 0, index, 0, 0), errno.ENODEV)
 
     def namespace_id(self, descriptor: int) -> int:
         """By what links here name the namespace of this descriptor; -1 if none leads to it."""
