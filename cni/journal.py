@@ -4,6 +4,9 @@ A DEL has to succeed without a router, as the runtime forgets the container then
 writes it down, and the router reads it when it starts and now and then. An ADD of the same
 attachment takes it back: the two never overlap, so what is written down is older.
 
+An ADD whose answer was lost is written down, too, as it may have come half way. Its entry says when
+it began: an attachment that was there before is not its work, and stays.
+
 A file is written whole and under another name first, so that a reader finds all of it or nothing.
 """
 
@@ -16,6 +19,9 @@ MAX_ENTRIES = 8192
 
 MAX_ENTRY_BYTES = 4096
 KEYS = ("network", "container", "interface", "kind")
+BEGUN = "begun"
+"""Of the entry of an ADD: when it began, in seconds of the wall clock."""
+
 _PREFIX = "del-"
 
 
@@ -24,11 +30,16 @@ class JournalFull(Exception):
 
 
 def write(directory: str, entry: dict[str, str]) -> None:
-    """On disk when this returns; raises `OSError` or `JournalFull`."""
+    """On disk when this returns; raises `OSError` or `JournalFull`.
+
+    A DEL stays what it is if an ADD of the same attachment gets lost before it is carried out.
+    """
     os.makedirs(directory, mode=0o700, exist_ok=True)
     if len(os.listdir(directory)) >= MAX_ENTRIES:
         raise JournalFull(f"{MAX_ENTRIES} DELs wait in {directory} for a router: start it")
     path = f"{directory}/{_name(entry)}"
+    if BEGUN in entry and os.path.exists(path):
+        return
     temporary = f"{path}.{os.getpid()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -58,6 +69,14 @@ def read(directory: str) -> list[dict[str, str]]:
         if isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in KEYS):
             entries.append(entry)
     return entries
+
+
+def begun(entry: dict[str, str]) -> "float | None":
+    """When the ADD began that got lost; None for a DEL."""
+    try:
+        return float(entry[BEGUN])
+    except (KeyError, ValueError):
+        return None
 
 
 def forget(directory: str, entry: dict[str, str]) -> None:

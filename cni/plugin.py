@@ -7,6 +7,7 @@ decided by sixteen processes at a time. Only a DEL is served without it (`journa
 
 import os
 import sys
+import time
 
 from cni import call as calls
 from cni import journal, link, result, text
@@ -67,6 +68,7 @@ def main(name: str, environment: "Mapping[str, str]") -> int:
 class Plugin:
     def __init__(self, call: Call, ipam_only: bool) -> None:
         self._call = call
+        self._begun = time.time()
         self._kind = "addresses" if ipam_only else "interface"
         """What the attachment is, for the router."""
         run = call.value("runDir", str, "") or call.environment.get("WEAVEPY_RUN_DIR")
@@ -268,20 +270,21 @@ class Plugin:
         except link.AnswerLost as error:
             if self._call.verb == "ADD":
                 # It may have come half way. Whoever adds again takes this back first.
-                self._write_down(str(error))
+                self._write_down(str(error), {journal.BEGUN: repr(self._begun)})
             raise CniError(TRY_AGAIN, "the router did not answer", str(error)) from error
         except link.Refused as error:
             raise _refusal(error) from error
         except PermissionError as error:
             raise CniError(IO_FAILURE, f"not allowed to ask the router: {error}") from error
 
-    def _write_down(self, why: str) -> None:
+    def _write_down(self, why: str, more: "Mapping[str, str] | None" = None) -> None:
         call = self._call
         entry = {
             "network": call.network,
             "container": call.container,
             "interface": call.interface,
             "kind": self._kind,
+            **(more or {}),
         }
         try:
             journal.write(self._journal, entry)

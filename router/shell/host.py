@@ -162,7 +162,8 @@ class Host:
     def expose(self, addresses: Sequence[IpInterface], masquerade: bool) -> None:
         if self._filters is not None:
             self._filters.install()  # closes the mesh's ports to the overlay
-        exposing.expose(self.bridge, addresses, masquerade)
+        subnets = [address.network for address in addresses] if masquerade else []
+        exposing.expose(self.bridge, addresses, subnets)
 
     def hide(self, addresses: Iterable[IpInterface] = ()) -> tuple[IpInterface, ...]:
         """These, or all; returns those that went."""

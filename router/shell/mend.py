@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from router.shell.attach import attachments
 from router.shell.bridge import NoSuchInterface, enslave, ensure_bridge
-from router.shell.expose import expose, is_masqueraded
+from router.shell.expose import expose, masqueraded
 from router.shell.filters import Filters
 from weavepy.kernel.netlink import IpInterface, explained
-from weavepy.kernel.rtnetlink import Rtnetlink
+from weavepy.kernel.rtnetlink import IpNetwork, Rtnetlink
 
 MAX_NAMED = 5
 """Containers named in what is said; the others are counted."""
@@ -27,7 +27,8 @@ class Seen:
     index: int
     mac: str
     exposed: tuple[IpInterface, ...]
-    masqueraded: bool
+    masqueraded: tuple[IpNetwork, ...]
+    """Subnets."""
 
 
 def look(bridge: str) -> Seen | None:
@@ -37,7 +38,7 @@ def look(bridge: str) -> Seen | None:
         if link is None or link.kind != "bridge":
             return None
         exposed = tuple(route.addresses(link.index))
-    return Seen(link.index, link.mac, exposed, bool(exposed) and is_masqueraded(bridge))
+    return Seen(link.index, link.mac, exposed, masqueraded(bridge) if exposed else ())
 
 
 def mend(bridge: str, filters: Filters | None, before: Seen, tap: str, mtu_bytes: int) -> list[str]:
@@ -88,10 +89,10 @@ def _expose_again(bridge: str, filters: Filters | None, before: Seen) -> bool:
     wanted = now.exposed
     if now.index != before.index:
         wanted += tuple(address for address in before.exposed if address not in now.exposed)
-    lost_masquerade = before.masqueraded and not now.masqueraded
-    if wanted == now.exposed and not (wanted and lost_masquerade):
+    lost = [subnet for subnet in before.masqueraded if subnet not in now.masqueraded]
+    if wanted == now.exposed and not (wanted and lost):
         return False
     if filters is not None:
         filters.install()
-    expose(bridge, wanted, before.masqueraded)
+    expose(bridge, wanted, lost)
     return True

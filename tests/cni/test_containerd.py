@@ -1,5 +1,7 @@
 """Two containerd nodes, and containers that `ctr` starts on them through the plugin."""
 
+import contextlib
+
 import pytest
 
 from tests.cni.node import Node
@@ -24,3 +26,15 @@ def test_containers_of_two_nodes_reach_each_other_with_every_version(nodes: list
             node.end(f"{node.host}v{word}")
             assert node.api.attachments().attachments == []
             assert node.api.check().findings == []
+
+
+def test_debians_containerd_refuses_the_newest_version(nodes: list[Node]) -> None:
+    """When it does not any more, `CONTAINERD_SPEAKS` wants one more entry."""
+    node = nodes[0]
+    node.install("1.1.0")
+    with contextlib.suppress(AssertionError):
+        node.run("h1v110")
+    node.end("h1v110")
+    assert 'unsupported CNI result version "1.1.0"' in node.log("h1v110")
+    assert node.api.attachments().attachments == []
+    assert node.api.check().findings == []

@@ -106,6 +106,18 @@ def test_two_networks_have_their_own_subnets_and_gateways(runtime: Runtime, pod:
     assert runtime.interfaces(pod) == {"eth0"}
 
 
+def test_without_masquerading_the_host_is_still_the_way_out(runtime: Runtime, pod: str) -> None:
+    """The other host stands for a machine outside: it is reached by the wire between the two."""
+    link = runtime.lab.plan.link("h1", "h2")
+    plain = {"name": "plain", "ipMasq": False, "ipam": {"subnet": "10.41.7.0/24"}}
+    runtime.add(pod, plain)
+    back = ["10.41.7.0/24", "via", link.end_at(1).address]
+    run("ip", "-n", runtime.lab.namespace("h2"), "route", "add", *back)
+    assert runtime.reaches(pod, link.end_at(2).address)
+    run("ip", "-n", runtime.lab.namespace("h2"), "route", "del", *back)
+    runtime.delete(pod, plain)
+
+
 def test_a_filter_that_somebody_removed_is_restored(runtime: Runtime, pod: str) -> None:
     result = runtime.add(pod)
     run("ip", "netns", "exec", runtime.namespace, "nft", "delete", "table", "bridge", "weavepy")

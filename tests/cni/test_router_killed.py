@@ -89,6 +89,21 @@ def test_what_the_plugin_wrote_down_undoes_the_add(runtime: Runtime, fault: Path
     assert list(runtime.journal.iterdir()) == []
 
 
+def test_what_lives_stays_when_a_second_add_of_it_is_lost(runtime: Runtime, fault: Path) -> None:
+    pod = runtime.pod()
+    result = runtime.add(pod)
+    fault.write_text("add-allocated")
+    code, answer = runtime.call("ADD", pod)
+    assert (code, answer["code"]) == (1, 11), answer
+    assert len(list(runtime.journal.iterdir())) == 1
+    runtime.start_router()
+    assert list(runtime.journal.iterdir()) == []
+    assert runtime.left(pod) == []
+    assert runtime.call("CHECK", pod, {"prevResult": result}) == (0, {})
+    runtime.delete(pod)
+    assert runtime.left() == []
+
+
 @pytest.mark.parametrize("place", DEL_PLACES)
 def test_a_del_that_ended_half_way_is_finished_by_the_next_router(
     runtime: Runtime, fault: Path, place: str

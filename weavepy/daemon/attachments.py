@@ -67,6 +67,10 @@ class Addresses(Protocol):
 
     def owners(self) -> list[str]: ...
 
+    def had_any(self, owner: str, before: float) -> bool:
+        """Whether it has an address since before that time of the wall clock."""
+        ...
+
     def manages(self, interface: Interface) -> bool:
         """Whether the address is of the universe."""
         ...

@@ -73,7 +73,9 @@ class Pods:
         for entry in journal.read(self._journal):
             request = schema.CniDelRequest(**{name: entry[name] for name in journal.KEYS})
             try:
-                await self._delete(request)
+                begun = journal.begun(entry)
+                if begun is None or not self._addresses.had_any(owner_of(request), before=begun):
+                    await self._delete(request)
             except WeavepyError as error:
                 log.error("a DEL that waits cannot be carried out: %s", error)
             else:

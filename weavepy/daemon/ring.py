@@ -125,6 +125,13 @@ class RingService:
         rows = ipam.lookup(owner) if ipam is not None else ()
         return [self._as_interface(row.address, row.prefix_length) for row in rows]
 
+    def had_any(self, owner: str, before: float) -> bool:
+        ipam = self._node.ipam
+        if ipam is None:
+            return False
+        since = self._store.since()
+        return any(since.get(row.address, before) < before for row in ipam.lookup(owner))
+
     def owners(self) -> list[str]:
         """Everybody who has an address in use on this host, sorted."""
         ipam = self._node.ipam

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from router.shell.expose import masqueraded
 from tests.namespaces import inside, ping, run
 from tests.router.shell.conftest import World
 
@@ -25,6 +26,8 @@ class Outside:
         for name, interface, number in ((host, "up0", 1), (outside, "eth0", 2)):
             run("ip", "-n", name, "addr", "add", f"198.51.100.{number}/24", "dev", interface)
             run("ip", "-n", name, "addr", "add", f"fd01::{number}/64", "dev", interface, "nodad")
+            # Else neighbours are not asked for a second: the link-local address is not settled.
+            inside(Path(name), "sysctl", "-qw", f"net.ipv6.conf.{interface}.accept_dad=0")
             run("ip", "-n", name, "link", "set", interface, "up")
         run("ip", "-n", host, "route", "add", "default", "via", "198.51.100.2")
         run("ip", "-n", host, "route", "add", "default", "via", "fd01::2")
@@ -97,13 +100,48 @@ def test_what_leaves_the_overlay_is_masqueraded(
     ping(one, address)  # and back
 
 
-def test_without_masquerade_the_source_stays(world: World) -> None:
+@pytest.mark.parametrize(
+    ("address", "source"), [("198.51.100.2", "10.32.0.1"), ("fd01::2", "fd00::1")]
+)
+def test_without_masquerade_the_source_stays(world: World, address: str, source: str) -> None:
     outside = Outside(world)
     one = container_with_way_out(world)
-    expose(world, "10.32.0.100/12", masquerade=False)
-    inside(world.host, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    expose(world, "10.32.0.100/12", "fd00::100/64", masquerade=False)
 
-    assert source_seen(world, one, outside.namespace, "198.51.100.2") == "10.32.0.1"
+    assert source_seen(world, one, outside.namespace, address) == source
+    outside.route_to_overlay()
+    ping(one, address)  # and back
+
+
+@pytest.mark.parametrize("masquerade", [False, True])
+def test_answers_come_back_by_an_interface_without_the_default_route(
+    world: World, masquerade: bool
+) -> None:
+    outside = Outside(world)
+    outside.route_to_overlay()
+    run("ip", "-n", world.host.name, "route", "del", "default")
+    one = container_with_way_out(world)
+    expose(world, "10.32.0.100/12", masquerade=masquerade)
+
+    ping(one, "198.51.100.2")
+
+
+def test_a_subnet_is_masqueraded_only_if_that_was_asked_for_it(world: World) -> None:
+    outside = Outside(world)
+    plain = world.add("c2")
+    world.attach(plain, "192.168.7.1/24")
+    run("ip", "-n", plain.name, "route", "add", "default", "via", "192.168.7.100")
+    expose(world, "192.168.7.100/24", masquerade=False)
+    one = container_with_way_out(world)
+    expose(world, "10.32.0.100/12", masquerade=True)
+    expose(world, "192.168.6.100/24", "192.168.4.100/24", "192.168.5.100/24", masquerade=True)
+
+    assert source_seen(world, one, outside.namespace, "198.51.100.2") == "198.51.100.1"
+    assert source_seen(world, plain, outside.namespace, "198.51.100.2") == "192.168.7.1"
+
+    world.on_host(lambda: world.router.hide([ip_interface("192.168.5.100/24")]))
+    networks = {str(subnet) for subnet in world.on_host(lambda: masqueraded("weave"))}
+    assert networks == {"10.32.0.0/12", "192.168.4.0/24", "192.168.6.0/24"}
 
 
 @pytest.mark.parametrize(
