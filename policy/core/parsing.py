@@ -12,7 +12,7 @@ Only what has no name cannot be kept at all: `Unreadable` is raised.
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any, TypeVar, cast
 
 from policy.core.objects import (
@@ -364,12 +364,15 @@ def _network(value: object, where: str) -> tuple[int, int, int]:
     """Version, first and last address. Bits beyond the prefix are ignored, as Kubernetes does."""
     if not isinstance(value, str) or "/" not in value:
         raise Unreadable(f"{where} {value!r} is no block (ADDRESS/LENGTH)")
-    address, _, length = value.partition("/")
-    if not (length.isascii() and length.isdigit()):
+    text, _, length = value.partition("/")
+    if not (length.isascii() and length.isdigit()) or "%" in text:
         raise Unreadable(f"{where} {value!r} is no block (ADDRESS/LENGTH)")
     try:
-        network = ip_network((address, int(length)), strict=False)
+        address = ip_address(text)
     except ValueError as error:
         raise Unreadable(f"{where} {value!r} is no block: {error}") from error
-    assert isinstance(network.network_address, IPv4Address) == (network.version == 4)
-    return network.version, int(network.network_address), int(network.broadcast_address)
+    free_bits = address.max_prefixlen - int(length)
+    if free_bits < 0:
+        raise Unreadable(f"{where} {value!r} is no block: IPv{address.version} has fewer bits")
+    first = int(address) >> free_bits << free_bits
+    return address.version, first, first + (1 << free_bits) - 1

@@ -2,8 +2,9 @@
 
 What a frame meets that the bridge forwards (br_netfilter brings it here) or the host routes:
 
-    forwarded   not by our bridge: none of our business. A connection that was judged under the
-                present policies: passes. Neighbour discovery, errors about connections: pass.
+    forwarded   A connection that was judged under the present policies: passes, before anything
+                else is asked, as that is what nearly all packets are. Not by our bridge: none of
+                our business. Neighbour discovery, errors about connections: pass.
                 Otherwise the source's egress and the destination's ingress are asked.
     replies     the same, for packets that go back: addresses and ports change places
     allowed     whatever came to the end is marked, so that its connection is asked no more
@@ -181,8 +182,8 @@ def fixed_chains(setting: Setting, generation: int) -> dict[str, tuple[str, list
     chains["forwarded"] = (
         f"{{ type filter hook forward priority {PRIORITY}; policy accept; }}",
         [
-            f'iifname != "{setting.bridge}" oifname != "{setting.bridge}" accept',
             f"ct mark & {_MASK:#x} == {mark:#x} accept",
+            f'iifname != "{setting.bridge}" oifname != "{setting.bridge}" accept',
             f"icmpv6 type {{ {_NEIGHBOURS} }} accept",
             "ct state related meta l4proto { icmp, ipv6-icmp } accept",
             "ct state { invalid, untracked } goto unjudged",

@@ -9,13 +9,12 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from ipaddress import ip_address
 from random import Random
 
 from policy.core.explain import Service, explain
 from policy.core.objects import Pod, Protocol
 from policy.core.policies import Policies
-from tests.policy.interpreter import Packet, passes, tell
+from tests.policy.interpreter import Packet, address, passes, tell
 from tests.policy.model import World, allowed
 from tests.policy.worlds import NODES, NUMBERS, OUTSIDE, PROTOCOLS, random_world
 
@@ -80,7 +79,7 @@ def explained(policies: Policies, packet: Packet) -> bool:
     if packet.protocol != "ICMP":
         protocol: Protocol = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}[packet.protocol]  # type: ignore[assignment]  # mypy widens what a dict holds
         service = Service(protocol, packet.port)
-    source, destination = ip_address(packet.source), ip_address(packet.destination)
+    source, destination = address(packet.source), address(packet.destination)
     return explain(policies, source, destination, service).allowed
 
 

@@ -6,13 +6,19 @@ It goes through sets, chains and verdicts as data, as the kernel does: the one r
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from functools import cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from policy.core.objects import Direction, Pod
 from policy.core.parsing import parse
 from policy.core.policies import Policies
 from policy.core.table import Match, Table
 from tests.policy.model import Document, World
+
+
+@cache
+def address(text: str) -> IPv4Address | IPv6Address:
+    return ip_address(text)
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ def compiled(world: World) -> Table:
 
 
 def _way(table: Table, direction: Direction, local: str, other: str, packet: Packet) -> bool:
-    family = 4 if ip_address(local).version == 4 else 6
-    name = table.verdicts[direction, family].get(str(ip_address(local)))
+    family = 4 if address(local).version == 4 else 6
+    name = table.verdicts[direction, family].get(str(address(local)))
     if name is None:
         return True
     chain = table.chains[name]
@@ -65,14 +71,14 @@ def _way(table: Table, direction: Direction, local: str, other: str, packet: Pac
 
 def _matches(table: Table, match: Match, other: str, packet: Packet) -> bool:
     if match.named is not None:
-        element = (str(ip_address(other)), packet.protocol.lower(), packet.port or 0)
+        element = (str(address(other)), packet.protocol.lower(), packet.port or 0)
         return element in table.sets[match.named].elements
     if match.peers is not None:
         peers = table.sets[match.peers]
-        if peers.kind == "pods" and (str(ip_address(other)),) not in peers.elements:
+        if peers.kind == "pods" and (str(address(other)),) not in peers.elements:
             return False
         if peers.kind == "blocks" and not any(
-            int(first) <= int(ip_address(other)) <= int(last) for first, last in peers.elements
+            int(first) <= int(address(other)) <= int(last) for first, last in peers.elements
         ):
             return False
     if match.ports is None:

@@ -6,6 +6,7 @@ about this one packet.
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -211,6 +212,7 @@ def namespace_labels(world: World, name: str) -> dict[str, str]:
     return {**labels_of(described), "kubernetes.io/metadata.name": name}
 
 
+@cache
 def in_network(address: str, block: str) -> bool:
     one, network = ip_address(address), ip_network(block, strict=False)
     return one.version == network.version and one in network

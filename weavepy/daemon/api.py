@@ -24,6 +24,9 @@ from weavepy.client import schema
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 256 * 1024
+MAX_OBJECTS_BYTES = 32 * 1024 * 1024
+"""Of network policies and what goes with them, which are applied all together or not at all: as
+many as may be known, at 1.6 kB each."""
 
 STREAM_POLL_S = 0.5
 """How often a stream that has nothing to say looks whether anybody still listens."""
@@ -135,8 +138,6 @@ def application(service: Service) -> web.Application:
         ("/v1/cni/gc", schema.CniGcRequest, service.cni_gc),
         ("/v1/cni/status", schema.CniStatusRequest, service.cni_status),
         ("/v1/bench", schema.BenchRequest, service.bench),
-        ("/v1/policy/apply", schema.PolicyObjects, service.policy_apply),
-        ("/v1/policy/delete", schema.PolicyObjects, service.policy_delete),
         ("/v1/policy/explain", schema.ExplainRequest, service.policy_explain),
         ("/v1/policy/matrix", schema.MatrixRequest, service.policy_matrix),
         ("/v1/stop", schema.StopRequest, service.stop),
@@ -144,6 +145,11 @@ def application(service: Service) -> web.Application:
     )
     for path, kind, method in posts:
         app.router.add_post(path, _post(kind, method))
+    for path, method in (
+        ("/v1/policy/apply", service.policy_apply),
+        ("/v1/policy/delete", service.policy_delete),
+    ):
+        app.router.add_post(path, _large(_post(schema.PolicyObjects, method)))
     app.router.add_post("/v1/cni/add", _cni_add(service))
     streams: tuple[tuple[str, type[Any], str, Callable[[Any], Streaming]], ...] = (
         ("/v1/capture", schema.CaptureRequest, "application/x-pcapng", service.capture),
@@ -190,6 +196,17 @@ def _post(
         return _json(await method(wanted))
 
     return handle
+
+
+def _large(
+    handle: Callable[..., Awaitable[web.Response]],
+) -> Callable[..., Awaitable[web.Response]]:
+    """The same, for requests of up to `MAX_OBJECTS_BYTES`."""
+
+    async def with_more_room(request: web.Request) -> web.Response:
+        return await handle(request.clone(client_max_size=MAX_OBJECTS_BYTES))
+
+    return with_more_room
 
 
 def _cni_add(service: Service) -> Callable[..., Awaitable[web.Response]]:
@@ -248,6 +265,9 @@ async def _failures(
     except WeavepyError as error:
         code, status = next((c, s) for kind, c, s in FAILURES if isinstance(error, kind))
         return _json(schema.Failure(code=code, message=str(error)), status)
+    except web.HTTPRequestEntityTooLarge as error:
+        text = f"{request.path}: that is too much for one request; ask for less at once"
+        return _json(schema.Failure(code="usage", message=text), error.status)
     except web.HTTPException as error:
         failure = schema.Failure(code="usage", message=f"{request.path}: {error.reason}")
         return _json(failure, error.status)
