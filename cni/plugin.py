@@ -224,6 +224,7 @@ class Plugin:
                 for route in routes
             ],
             "pod": "/".join(filter(None, pod)),
+            "pod_uid": call.arguments.get("K8S_POD_UID", ""),
             "timeout_s": ADD_TIMEOUT_S,
         }
 

@@ -1,4 +1,4 @@
-"""The Kubernetes API server, as far as the router calls it: six requests over one connection pool.
+"""The Kubernetes API server, as far as the router calls it, over one connection pool.
 
 This is aiohttp and no client library: of those that are maintained none gives a daemon what it
 needs of a watch (bookmarks, deletions missed before a 410, the token's file read anew), and each
@@ -20,14 +20,8 @@ from typing import Any
 
 import aiohttp
 
-from kube.core.objects import (
-    NETWORK_UNAVAILABLE,
-    Expired,
-    Node,
-    decode_config_map,
-    decode_node,
-    decode_nodes,
-)
+from kube.core.kinds import Expired, Kind, Page, Thing
+from kube.core.objects import NETWORK_UNAVAILABLE, NODES, Node, decode_config_map
 from kube.core.register import Register
 from kube.shell.server import ApiServer
 from weavepy.base.errors import WeavepyError
@@ -37,6 +31,9 @@ WATCH_S = 300
 """After how long the server is to end a watch, so that load spreads over its instances again."""
 SILENCE_S = 150.0
 """A watch on which not even a bookmark came for so long is dead; one comes about every minute."""
+
+CONNECTIONS = 8
+"""Each watch keeps one."""
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 """More than etcd takes for one object."""
@@ -71,12 +68,20 @@ class Api:
         self._register_name = f"{namespace}/{name}"
         self._session: aiohttp.ClientSession | None = None
 
-    async def list_nodes(self) -> tuple[dict[str, Node], str]:
-        """From the server's cache: cheap for it, and perhaps a moment old."""
-        return decode_nodes(await self._ask("GET", "/api/v1/nodes", {"resourceVersion": "0"}))
+    async def list(self, kind: Kind[Thing], rest: str = "") -> Page[Thing]:
+        """One page; `rest` is what the page before said. Raises `Expired` if that took too long.
+
+        A kind without pages comes from the server's cache: cheap for it, perhaps a moment old.
+        """
+        parameters = {"resourceVersion": "0"}
+        if kind.page_size:
+            parameters = {"limit": str(kind.page_size)}
+        if rest:
+            parameters["continue"] = rest
+        return kind.decode_page(await self._ask("GET", kind.path, parameters))
 
     @contextlib.asynccontextmanager
-    async def watch_nodes(self, version: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def watch(self, kind: Kind[Any], version: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """Enter when the server has accepted it; then iterate over lines. Raises `Expired`."""
         parameters = {
             "watch": "1",
@@ -87,7 +92,7 @@ class Api:
         timeout = aiohttp.ClientTimeout(sock_connect=REQUEST_TIMEOUT_S, sock_read=SILENCE_S)
         with self._translated():
             async with self._client().get(
-                self._server.url + "/api/v1/nodes",
+                self._server.url + kind.path,
                 params=parameters,
                 headers=self._headers(),
                 timeout=timeout,
@@ -98,7 +103,7 @@ class Api:
     async def get_node(self, name: str) -> Node | None:
         """As the database has it at this moment; None if there is none of this name."""
         try:
-            return decode_node(await self._ask("GET", f"/api/v1/nodes/{name}"))
+            return NODES.decode(await self._ask("GET", f"{NODES.path}/{name}"))
         except ApiNotFound:
             return None
 
@@ -115,7 +120,7 @@ class Api:
         }
         await self._ask(
             "PATCH",
-            f"/api/v1/nodes/{name}/status",
+            f"{NODES.path}/{name}/status",
             body={"status": {"conditions": [condition]}},
             content_type=STRATEGIC_PATCH,
         )
@@ -200,7 +205,7 @@ class Api:
             if self._server.ca_file is not None and self._server.url.startswith("https:"):
                 context = ssl.create_default_context(cafile=self._server.ca_file)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=context, limit=4), trust_env=False
+                connector=aiohttp.TCPConnector(ssl=context, limit=CONNECTIONS), trust_env=False
             )
         return self._session
 

@@ -70,7 +70,14 @@ class Side:
     verdicts: tuple[RuleVerdict, ...]
 
     @property
+    def closed(self) -> bool:
+        """Whoever is there, it is not known yet what may pass."""
+        return self.end.pod is not None and self.end.pod.unknown
+
+    @property
     def allowed(self) -> bool:
+        if self.closed:
+            return False
         return not self.isolating or any(not one.lacks for one in self.verdicts)
 
 
@@ -162,6 +169,8 @@ def _side_lines(side: Side) -> list[str]:
     what = f"  {side.direction} of {side.end}"
     if side.end.pod is None:
         return [f"{what}: no pod that is known here, so no policy"]
+    if side.closed:
+        return [f"{what}: closed until it is known what pod that is"]
     if not side.isolating:
         return [f"{what}: no policy selects it, so it is open"]
     told = [f"{what}: isolated by {', '.join(_named(one) for one in side.isolating)}"]

@@ -54,6 +54,8 @@ class Pod:
     """Succeeded or Failed: its addresses may be another pod's by now."""
     created: str = ""
     """Decides whose an address is that two pods claim: the younger one's."""
+    unknown: bool = False
+    """Somebody is there, and nobody knows yet who: closed, and no selector selects it."""
 
     @property
     def key(self) -> Key:

@@ -111,7 +111,7 @@ class Policies:
 
     def selecting(self, pod: Pod) -> Iterator[Policy]:
         """The policies that select this pod, in the order in which they came."""
-        if not pod.participates:
+        if not pod.participates or pod.unknown:
             return
         for key in self._selections.candidates(pod.namespace, pod.labels):
             policy = self.policies[key]
@@ -120,7 +120,7 @@ class Policies:
 
     def means(self, peer: PodPeer, pod: Pod) -> bool:
         """Whether this pod is one of those that the peer selects."""
-        if not pod.participates or not peer.pods.matches(pod.labels):
+        if not pod.participates or pod.unknown or not peer.pods.matches(pod.labels):
             return False
         if isinstance(peer.namespaces, str):
             return pod.namespace == peer.namespaces
@@ -168,7 +168,7 @@ class Policies:
                 self._withdraw(key)
             return
         addresses = self._addresses(pod)
-        if any(addresses.values()):
+        if any(addresses.values()) and not pod.unknown:
             self._groups.put(key, Member(pod.namespace, pod.labels, addresses, pod.ports))
         if self._is_local(pod):
             self._locals.setdefault(key, _Local())
@@ -217,7 +217,7 @@ class Policies:
         wanted: dict[tuple[Way, str], Compiled] = {}
         for direction in DIRECTIONS:
             isolating = [policy for policy in policies if direction in policy.rules]
-            if not isolating:
+            if not isolating and not pod.unknown:
                 continue
             rules = [rule for policy in isolating for rule in policy.rules[direction]]
             for family in FAMILIES:

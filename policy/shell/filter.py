@@ -42,6 +42,12 @@ class PolicyFilter:
             return
         self._generation = generation
 
+    def add(self, changes: Changes) -> None:
+        """On top of whatever is in the kernel, which is not looked at. Raises `NftFailed`."""
+        if changes:
+            self._show_bridged_frames(True)
+            run_transaction(script.change(self._setting, changes, self._next(changes)))
+
     def restore(self, wanted: Table) -> bool:
         """Compare with the kernel and change what differs; returns whether anything did.
 

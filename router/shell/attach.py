@@ -71,6 +71,8 @@ class AttachmentFacts:
     """If not, somebody took it out, or deleted the bridge; attaching again puts it back."""
     pod: str = ""
     """What a CNI runtime said that it is for, as "NAMESPACE/NAME"."""
+    uid: str = ""
+    """That pod's."""
 
 
 def attach(
@@ -121,7 +123,7 @@ def attach(
             if leads_to(route, known.namespace, link):
                 namespace = known.namespace
             else:
-                alias = Record(owner, interface, mac, namespace, known.pod).alias()
+                alias = Record(owner, interface, mac, namespace, known.pod, known.uid).alias()
                 route.change_link(link.index, alias=alias)
         _check_lengths(assigned, wanted)
         port = Port(host_interface, mac, assigned | frozenset(wanted))
@@ -187,6 +189,7 @@ def attachments(bridge: str, filters: Filters | None) -> list[AttachmentFacts]:
                     filtered=port is not None,
                     on_bridge=on_bridge,
                     pod=known.pod,
+                    uid=known.uid,
                 )
             )
     return sorted(found, key=lambda facts: (facts.owner, facts.interface, facts.host_interface))

@@ -53,6 +53,8 @@ class PodWish:
     mtu_bytes: int
     hairpin: bool = False
     pod: str = ""
+    """As "NAMESPACE/NAME"."""
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,9 @@ def make(bridge: str, filters: Filters | None, wish: PodWish) -> PodFacts:
     if wish.mac:
         check_mac(wish.mac)
     name = pod_interface_name(bridge, wish.owner)
-    record = Record(wish.owner, wish.interface, wish.mac or random_mac(), wish.namespace, wish.pod)
+    record = Record(
+        wish.owner, wish.interface, wish.mac or random_mac(), wish.namespace, wish.pod, wish.uid
+    )
     alias = record.alias()
     with (
         namespaces.opened(wish.namespace) as descriptor,

@@ -23,18 +23,24 @@ class Record:
     mac: str
     namespace: Path
     pod: str = ""
-    """For showing only, so it is left out where there is no room for it."""
+    """As "NAMESPACE/NAME"; left out where there is no room for it."""
+    uid: str = ""
+    """Of the pod."""
 
     def alias(self) -> str:
         """An owner that is the namespace's path is left out, to fit the kernel's 256 bytes."""
         owner = self.owner if self.owner != str(self.namespace) else ""
         fields = [owner, self.interface, self.mac, str(self.namespace)]
-        if self.pod:
+        if self.pod or self.uid:
             fields.append(self.pod)
+        if self.uid:
+            fields.append(self.uid)
         alias = PREFIX + json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
         length = len(alias.encode())
         if length > MAX_BYTES and self.pod:
             return replace(self, pod="").alias()
+        if length > MAX_BYTES and self.uid:
+            return replace(self, uid="").alias()
         if length > MAX_BYTES:
             raise UsageError(
                 f"owner and namespace path are too long together ({length} of {MAX_BYTES} bytes):"
@@ -50,4 +56,4 @@ def parse_record(alias: str) -> Record | None:
         owner, interface, mac, namespace, *pod = json.loads(alias[len(PREFIX) :])
     except ValueError:
         return None
-    return Record(owner or namespace, interface, mac, Path(namespace), *pod[:1])
+    return Record(owner or namespace, interface, mac, Path(namespace), *pod[:2])

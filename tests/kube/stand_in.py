@@ -3,7 +3,7 @@
 It speaks the real HTTP: list, watch in chunks with bookmarks, 410 for versions it has forgotten,
 compare-and-swap by resource version, tokens, and the rules of a Role by which everything else is
 forbidden. What is asked of it is on record, as (verb, resource). Only what the router uses is here:
-nodes, their status, and ConfigMaps.
+nodes, their status, ConfigMaps, and what network policies are about.
 """
 
 import asyncio
@@ -21,7 +21,17 @@ EVERYTHING: Rules = {
     "nodes": frozenset({"get", "list", "watch"}),
     "nodes/status": frozenset({"patch"}),
     "configmaps": frozenset({"get", "patch"}),
+    "pods": frozenset({"list", "watch"}),
+    "namespaces": frozenset({"list", "watch"}),
+    "networkpolicies": frozenset({"list", "watch"}),
 }
+KINDS = {
+    "nodes": "/api/v1/nodes",
+    "pods": "/api/v1/pods",
+    "namespaces": "/api/v1/namespaces",
+    "networkpolicies": "/apis/networking.k8s.io/v1/networkpolicies",
+}
+Object = dict[str, Any]
 
 
 class StandIn:
@@ -29,13 +39,20 @@ class StandIn:
         self.rules = rules
         self.token = token
         self.asked: list[tuple[str, str]] = []
-        self.nodes: dict[str, dict[str, Any]] = {}
+        self.objects: dict[str, dict[str, Object]] = {resource: {} for resource in KINDS}
+        """By resource and "NAMESPACE/NAME", or name."""
+        self.nodes = self.objects["nodes"]
         self.register: dict[str, Any] | None = None
         self.url = ""
         self.failing = 0
         """If not 0, the status with which everything is answered."""
         self._version = 100
-        self._events: list[tuple[int, str, dict[str, Any]]] = []
+        self._events: list[tuple[int, str, str, Object]] = []
+        """Version, resource, type and object."""
+        self._lists: dict[str, list[Object]] = {}
+        """What those get who go on with a list, by its version."""
+        self.pages = 0
+        """How many of lists were given that were not the first."""
         self._changed = asyncio.Condition()
         self._forgotten = 0
         self._runner: web.AppRunner | None = None
@@ -47,7 +64,8 @@ class StandIn:
     async def start(self, listener: socket.socket | None = None) -> None:
         """On a socket that listens already, such as one of another network namespace."""
         app = web.Application()
-        app.router.add_get("/api/v1/nodes", self._nodes)
+        for resource, path in KINDS.items():
+            app.router.add_get(path, self._list_or_watch, name=resource)
         app.router.add_get("/api/v1/nodes/{name}", self._node)
         app.router.add_patch("/api/v1/nodes/{name}/status", self._node_status)
         app.router.add_get("/api/v1/namespaces/{namespace}/configmaps/{name}", self._read)
@@ -69,8 +87,7 @@ class StandIn:
     # --- what is in it ---------------------------------------------------------------------
 
     async def put_node(self, name: str, uid: str, *addresses: str) -> None:
-        kind = "MODIFIED" if name in self.nodes else "ADDED"
-        self.nodes[name] = {
+        node: Object = {
             "metadata": {"name": name, "uid": uid},
             "status": {
                 "addresses": [
@@ -80,17 +97,29 @@ class StandIn:
                 "conditions": [{"type": "Ready", "status": "True"}],
             },
         }
-        await self._happened(kind, self.nodes[name])
+        await self.put("nodes", node)
 
     async def delete_node(self, name: str) -> None:
-        await self._happened("DELETED", self.nodes.pop(name))
+        await self.delete("nodes", name)
+
+    async def put(self, resource: str, *found: Object) -> None:
+        """New objects, or in place of those of their names."""
+        for one in found:
+            known = self.objects[resource]
+            kind = "MODIFIED" if key_of(one) in known else "ADDED"
+            known[key_of(one)] = one
+            await self._happened(resource, kind, one)
+
+    async def delete(self, resource: str, key: str) -> None:
+        await self._happened(resource, "DELETED", self.objects[resource].pop(key))
 
     async def bookmark(self) -> None:
-        await self._happened("BOOKMARK", {"metadata": {}})
+        await self._happened("nodes", "BOOKMARK", {"metadata": {}})
 
     def forget(self) -> None:
         """As etcd's compaction: who asks for what was before gets 410."""
         self._events.clear()
+        self._lists.clear()
         self._forgotten = self._version
 
     def make_register(self, data: dict[str, str] | None) -> None:
@@ -103,15 +132,28 @@ class StandIn:
 
     # --- requests --------------------------------------------------------------------------
 
-    async def _nodes(self, request: web.Request) -> web.StreamResponse:
+    async def _list_or_watch(self, request: web.Request) -> web.StreamResponse:
+        resource = request.match_info.route.name
+        assert resource is not None
         watches = request.query.get("watch") == "1"
-        self._check(request, "watch" if watches else "list", "nodes")
-        if watches:
-            return await self._watch(request)
-        meta = {"resourceVersion": str(self._version)}
-        return web.json_response({"metadata": meta, "items": list(self.nodes.values())})
+        self._check(request, "watch" if watches else "list", resource)
+        return await self._watch(request, resource) if watches else self._page(request, resource)
 
-    async def _watch(self, request: web.Request) -> web.StreamResponse:
+    def _page(self, request: web.Request, resource: str) -> web.Response:
+        version, _, first = request.query.get("continue", "").partition("/")
+        if version and version not in self._lists:
+            return _failure(410, "the continue parameter is too old")
+        self.pages += bool(version)
+        found = self._lists[version] if version else [*self.objects[resource].values()]
+        version, start = version or str(self._version), int(first or 0)
+        end = start + int(request.query.get("limit", 0) or len(found))
+        meta = {"resourceVersion": version}
+        if end < len(found):
+            self._lists[version] = found
+            meta["continue"] = f"{version}/{end}"
+        return web.json_response({"metadata": meta, "items": found[start:end]})
+
+    async def _watch(self, request: web.Request, resource: str) -> web.StreamResponse:
         seen = int(request.query["resourceVersion"])
         response = web.StreamResponse()
         await response.prepare(request)
@@ -120,8 +162,9 @@ class StandIn:
                 gone = {"code": 410, "message": "too old resource version"}
                 await response.write(_line("ERROR", gone))
                 return response
-            for version, kind, found in [event for event in self._events if event[0] > seen]:
-                await response.write(_line(kind, found))
+            for version, of, kind, found in [event for event in self._events if event[0] > seen]:
+                if of == resource:
+                    await response.write(_line(kind, found))
                 seen = version
             async with self._changed:
                 await self._changed.wait()
@@ -140,7 +183,7 @@ class StandIn:
         kept = found["status"]["conditions"]
         for one in patched["status"]["conditions"]:
             kept[:] = [each for each in kept if each["type"] != one["type"]] + [one]
-        await self._happened("MODIFIED", found)
+        await self._happened("nodes", "MODIFIED", found)
         return web.json_response(found)
 
     async def _read(self, request: web.Request) -> web.Response:
@@ -170,24 +213,29 @@ class StandIn:
         if verb not in self.rules.get(resource, frozenset()):
             raise _raised(403, f"cannot {verb} resource {resource}")
 
-    async def _happened(self, kind: str, found: dict[str, Any]) -> None:
+    async def _happened(self, resource: str, kind: str, found: Object) -> None:
         self._version += 1
         copy = json.loads(json.dumps(found))
         copy["metadata"]["resourceVersion"] = str(self._version)
-        self._events.append((self._version, kind, copy))
+        self._events.append((self._version, resource, kind, copy))
         async with self._changed:
             self._changed.notify_all()
 
 
 def rules_of(roles: Iterable[dict[str, Any]]) -> Rules:
-    """Read the rules of Role and ClusterRole objects; all of them are of the core group."""
+    """Read the rules of Role and ClusterRole objects."""
     found: dict[str, set[str]] = {}
     for role in roles:
         for rule in role["rules"]:
-            assert rule["apiGroups"] == [""]
             for resource in rule["resources"]:
+                group = "networking.k8s.io" if resource == "networkpolicies" else ""
+                assert rule["apiGroups"] == [group]
                 found.setdefault(resource, set()).update(rule["verbs"])
     return {resource: frozenset(verbs) for resource, verbs in found.items()}
+
+
+def key_of(found: Object) -> str:
+    return "/".join(filter(None, (found["metadata"].get("namespace"), found["metadata"]["name"])))
 
 
 def _line(kind: str, found: dict[str, Any]) -> bytes:

@@ -8,8 +8,9 @@ from random import Random
 
 import pytest
 
-from kube.core.objects import Expired, Node, Unreadable, decode_event, decode_node
-from kube.core.watch import FIRST_RETRY_S, MAX_RETRY_S, ListNodes, NodeWatch, Wait, WatchNodes
+from kube.core.kinds import Expired, Page, Unreadable
+from kube.core.objects import NODES, Node
+from kube.core.watch import FIRST_RETRY_S, MAX_RETRY_S, Change, Follow, List, Wait, Watch
 from kube.shell.api import Api, ApiAway, ApiConflict, ApiNotFound, ApiRefused
 from kube.shell.server import ApiServer
 from tests.kube.stand_in import StandIn
@@ -21,9 +22,9 @@ def line(kind: str, name: str = "n1", uid: str = "u1", version: str = "7") -> by
     return json.dumps({"type": kind, "object": {"metadata": meta}}).encode()
 
 
-def watching() -> NodeWatch:
-    watch = NodeWatch(Random(1))
-    watch.handle_listed({"n1": Node("n1", "u1")}, "5")
+def watching() -> Watch[Node]:
+    watch = Watch(NODES, Random(1))
+    watch.handle_page(Page([Node("n1", "u1")], "5"))
     watch.handle_watching(0.0)
     return watch
 
@@ -33,18 +34,48 @@ def test_a_watch_goes_on_from_the_last_version_that_was_heard_of() -> None:
     watch.handle_line(line("ADDED", "n2", version="7"))
     assert not watch.handle_line(line("BOOKMARK", version="9"))
     watch.handle_ended(None, 300.0)
-    assert watch.next_step() == WatchNodes("9")
-    assert sorted(watch.nodes) == ["n1", "n2"]
+    assert watch.next_step() == Follow("9")
+    assert sorted(watch.things) == ["n1", "n2"]
 
 
 def test_after_410_all_is_listed_anew_and_what_is_not_in_it_has_gone() -> None:
     watch = watching()
     watch.handle_ended(Expired("too old"), 300.0)
-    assert watch.next_step() == ListNodes()
-    assert list(watch.nodes) == ["n1"], "until then what was known stays"
-    watch.handle_listed({"n3": Node("n3", "u3")}, "50")
-    assert list(watch.nodes) == ["n3"]
-    assert watch.next_step() == WatchNodes("50")
+    assert isinstance(watch.next_step(), Wait), "a thousand routers are told so at once"
+    assert watch.handle_waited() == List()
+    assert list(watch.things) == ["n1"], "until then what was known stays"
+    changes = watch.handle_page(Page([Node("n3", "u3")], "50"))
+    assert changes == [Change(Node("n1", "u1"), gone=True), Change(Node("n3", "u3"))]
+    assert list(watch.things) == ["n3"]
+    assert watch.next_step() == Follow("50")
+
+
+def test_a_list_of_several_pages_is_one_change() -> None:
+    watch = watching()
+    watch.handle_ended(Expired("too old"), 300.0)
+    assert watch.handle_page(Page([Node("n2", "u2")], "50", "more")) == []
+    assert watch.next_step() == List("more")
+    assert list(watch.things) == ["n1"]
+    assert len(watch.handle_page(Page([Node("n1", "u1")], "50"))) == 1, "n1 is as it was"
+    assert sorted(watch.things) == ["n1", "n2"]
+    assert watch.next_step() == Follow("50")
+
+
+def test_a_list_that_breaks_off_is_begun_again() -> None:
+    watch = Watch(NODES, Random(1))
+    watch.handle_page(Page([Node("n2", "u2")], "50", "more"))
+    watch.handle_ended(Expired("the token is too old"), 300.0)
+    assert watch.handle_waited() == List()
+    watch.handle_page(Page([Node("n3", "u3")], "60"))
+    assert list(watch.things) == ["n3"]
+
+
+def test_what_was_known_before_stays_until_the_server_answers_and_then_counts_as_before() -> None:
+    watch = Watch(NODES, Random(1), [Node("n1", "u1"), Node("n2", "u2")])
+    assert not watch.listed
+    assert sorted(watch.things) == ["n1", "n2"]
+    changes = watch.handle_page(Page([Node("n2", "u2")], "50"))
+    assert changes == [Change(Node("n1", "u1"), gone=True)]
 
 
 def test_a_server_that_is_away_is_asked_less_and_less_often_with_jitter() -> None:
@@ -55,13 +86,13 @@ def test_a_server_that_is_away_is_asked_less_and_less_often_with_jitter() -> Non
         step = watch.next_step()
         assert isinstance(step, Wait)
         waits.append(step.seconds)
-        assert watch.handle_waited() == WatchNodes("5")
+        assert watch.handle_waited() == Follow("5")
     assert 0.5 * FIRST_RETRY_S <= waits[0] <= 1.5 * FIRST_RETRY_S
     assert 0.5 * MAX_RETRY_S <= waits[-1] <= 1.5 * MAX_RETRY_S
     assert watch.problem == "no route"
     watch.handle_watching(500.0)
     watch.handle_ended(None, 800.0)
-    assert watch.next_step() == WatchNodes("5")
+    assert watch.next_step() == Follow("5")
     assert watch.problem == ""
 
 
@@ -76,7 +107,7 @@ def test_only_a_change_of_what_matters_is_a_change() -> None:
     assert not watch.handle_line(line("MODIFIED", "n1", "u1"))
     assert watch.handle_line(line("MODIFIED", "n1", "u2"))
     assert watch.handle_line(line("DELETED", "n1", "u2"))
-    assert not watch.nodes
+    assert not watch.things
 
 
 def test_a_node_has_its_internal_addresses_of_both_families() -> None:
@@ -88,7 +119,7 @@ def test_a_node_has_its_internal_addresses_of_both_families() -> None:
     ]
     conditions = [{"type": "NetworkUnavailable", "status": "False"}]
     status = {"addresses": addresses, "conditions": conditions}
-    node = decode_node(json.dumps({"metadata": {"name": "n1"}, "status": status}).encode())
+    node = NODES.decode(json.dumps({"metadata": {"name": "n1"}, "status": status}).encode())
     assert node.addresses == ("10.0.0.1", "fd00::1")
     assert node.network_is_up
 
@@ -96,9 +127,9 @@ def test_a_node_has_its_internal_addresses_of_both_families() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b'{"metadata": 3}', b'{"metadata": {}}'])
 def test_what_cannot_be_read_is_an_error_with_a_name(body: bytes) -> None:
     with pytest.raises(Unreadable):
-        decode_node(body)
+        NODES.decode(body)
     with pytest.raises(Unreadable):
-        decode_event(body)
+        NODES.decode_event(body)
 
 
 @pytest.fixture
@@ -125,12 +156,12 @@ async def make_api(server: StandIn) -> AsyncIterator[MakeApi]:
         await api.close()
 
 
-async def follow(api: Api, watch: NodeWatch, steps: int) -> WeavepyError | None:
+async def follow(api: Api, watch: Watch[Node], steps: int) -> WeavepyError | None:
     """As the daemon does; returns at the end of the watch, or after so many lines."""
     try:
-        nodes, version = await api.list_nodes()
-        watch.handle_listed(nodes, version)
-        async with api.watch_nodes(version) as lines:
+        page = await api.list(NODES)
+        watch.handle_page(page)
+        async with api.watch(NODES, page.version) as lines:
             async for each in lines:
                 watch.handle_line(each)
                 steps -= 1
@@ -143,7 +174,7 @@ async def follow(api: Api, watch: NodeWatch, steps: int) -> WeavepyError | None:
 
 async def test_nodes_are_listed_and_followed(server: StandIn, make_api: MakeApi) -> None:
     await server.put_node("n1", "u1", "10.0.0.1", "fd00::1")
-    watch = NodeWatch(Random(1))
+    watch = Watch(NODES, Random(1))
     following = asyncio.create_task(follow(make_api(), watch, 3))
     while not watch.listed:
         await asyncio.sleep(0.01)
@@ -151,13 +182,13 @@ async def test_nodes_are_listed_and_followed(server: StandIn, make_api: MakeApi)
     await server.bookmark()
     await server.delete_node("n1")
     assert await asyncio.wait_for(following, 10) is None
-    assert watch.nodes == {"n2": Node("n2", "u2", ("10.0.0.2",))}
+    assert watch.things == {"n2": Node("n2", "u2", ("10.0.0.2",))}
 
 
 async def test_a_server_that_forgot_says_so_and_one_that_goes_breaks_the_watch(
     server: StandIn, make_api: MakeApi
 ) -> None:
-    watch = NodeWatch(Random(1))
+    watch = Watch(NODES, Random(1))
     following = asyncio.create_task(follow(make_api(), watch, 9))
     while not watch.listed:
         await asyncio.sleep(0.01)
@@ -173,7 +204,7 @@ async def test_a_server_that_forgot_says_so_and_one_that_goes_breaks_the_watch(
     error = await asyncio.wait_for(following, 10)
     assert error is None or isinstance(error, ApiAway)
     with pytest.raises(ApiAway):
-        await make_api().list_nodes()
+        await make_api().list(NODES)
 
 
 async def test_the_token_is_read_anew_for_each_request(
@@ -183,12 +214,12 @@ async def test_the_token_is_read_anew_for_each_request(
     token.write_text("old\n")
     server.token = "old"
     api = make_api(token)
-    await api.list_nodes()
+    await api.list(NODES)
     server.token = "new"
     with pytest.raises(ApiRefused):
-        await api.list_nodes()
+        await api.list(NODES)
     token.write_text("new\n")
-    await api.list_nodes()
+    await api.list(NODES)
 
 
 async def test_the_register_changes_only_from_the_version_that_was_read(
@@ -217,7 +248,7 @@ async def test_what_is_refused_or_missing_says_what_to_do(
         await api.read_register()
     server.failing = 503
     with pytest.raises(ApiAway, match="503"):
-        await api.list_nodes()
+        await api.list(NODES)
 
 
 async def test_the_condition_of_a_node_is_set(server: StandIn, make_api: MakeApi) -> None:

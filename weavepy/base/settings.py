@@ -30,6 +30,11 @@ class Directories:
         return self.state / "policies.json"
 
     @property
+    def cluster_file(self) -> Path:
+        """What the API server of Kubernetes said last."""
+        return self.state / "cluster.json"
+
+    @property
     def datapath_socket(self) -> Path:
         return self.run / "datapath.sock"
 

@@ -194,7 +194,8 @@ class CniAddRequest(CniAttachment):
     routes: list[CniRoute] = []
     """In addition to the default route."""
     pod: str = ""
-    """For showing: "NAMESPACE/NAME"."""
+    """As "NAMESPACE/NAME", if it is for a pod of Kubernetes."""
+    pod_uid: str = ""
     timeout_s: float = 30.0
 
 

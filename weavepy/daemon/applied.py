@@ -17,10 +17,12 @@ from typing import Any
 
 import msgspec
 
+from policy.core.cluster import NO_POD, Runtime
 from policy.core.objects import Address, Key, Namespace, Pod, Policy
 from policy.core.parsing import parse
 from policy.core.roster import DEFAULT_NAMESPACE, Attached, Identity, roster
 from policy.core.sharing import Entry, SharedPods
+from router.shell.attach import AttachmentFacts
 from weavepy.base.errors import UsageError, WeavepyError
 from weavepy.base.gossip import Announce
 from weavepy.base.names import PeerName
@@ -58,11 +60,13 @@ class AppliedObjects:
 
     # --- life ------------------------------------------------------------------------------------
 
-    async def start(self, attached: Iterable[tuple[str, Sequence[Address]]]) -> None:
+    async def start(self, attached: Iterable[AttachmentFacts]) -> None:
         """Read what was applied, and bring it into force for who is attached."""
         self._load()
-        for owner, addresses in attached:
-            self._attached[owner] = Attached(owner, tuple(addresses), self._identities.get(owner))
+        for facts in attached:
+            addresses = tuple(one.ip for one in facts.addresses)
+            identity = self._identities.get(facts.owner)
+            self._attached[facts.owner] = Attached(facts.owner, addresses, identity)
         self._identities = {
             owner: one for owner, one in self._identities.items() if owner in self._attached
         }
@@ -78,7 +82,11 @@ class AppliedObjects:
         await self._service.repair()
 
     async def placed(
-        self, owner: str, addresses: Sequence[Address], identity: Identity | None
+        self,
+        owner: str,
+        addresses: Sequence[Address],
+        identity: Identity | None,
+        _: Runtime = NO_POD,
     ) -> None:
         """This attachment has these addresses, too, and nobody else has them any more.
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ipam.core.effects import OwnerKind
+from policy.core.cluster import NO_POD, Runtime
 from policy.core.objects import Address
 from policy.core.roster import Identity
 from router.shell import containers, namespaces
@@ -84,7 +85,11 @@ class Gate(Protocol):
     """Network policies, as far as attachments have to tell them who is there."""
 
     async def placed(
-        self, owner: str, addresses: Sequence[Address], identity: Identity | None
+        self,
+        owner: str,
+        addresses: Sequence[Address],
+        identity: Identity | None,
+        runtime: Runtime = NO_POD,
     ) -> None:
         """Returns when policies are in force for these addresses."""
         ...

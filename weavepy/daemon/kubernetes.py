@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, assert_never
 from ipam.core.effects import SettleTakeOver
 from kube.core import membership
 from kube.core.membership import TICK_S, Membership, Sight, Talk
-from kube.core.objects import Node
+from kube.core.objects import NODES, Node
 from kube.core.register import Register
-from kube.core.watch import ListNodes, NodeWatch, Wait, WatchNodes
-from kube.shell.api import Api, ApiConflict
+from kube.core.watch import Change, Watch
+from kube.shell.api import ApiConflict
 from weavepy.base.effects import LogLine
 from weavepy.base.errors import WeavepyError
 from weavepy.client import schema
-from weavepy.daemon.options import KubernetesOptions
+from weavepy.daemon.cluster import ClusterObjects
+from weavepy.daemon.watching import Follower
 
 if TYPE_CHECKING:
     from weavepy.daemon.router import Router
@@ -36,18 +37,18 @@ log = logging.getLogger(__name__)
 
 
 class Kubernetes:
-    def __init__(self, router: Router, options: KubernetesOptions, rng: Random) -> None:
+    def __init__(self, router: Router, objects: ClusterObjects, rng: Random) -> None:
         self._router = router
-        self._options = options
-        self._rng = rng
-        self._api = Api(options.server, options.register)
-        self._watch = NodeWatch(rng)
+        self._objects = objects
+        self._api = objects.api
+        self._watch = Watch(NODES, rng)
+        self._nodes = Follower(objects.api, self._watch, objects.seen, self._nodes_changed)
         self._woken = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._settling: set[asyncio.Task[None]] = set()
         self._membership = Membership(
             ourself=router.node.mesh.ourself,
-            node_name=options.node_name,
+            node_name=objects.node_name,
             universe=str(router.options.universe),
             connection_limit=router.options.connection_limit,
             rng=rng,
@@ -55,17 +56,19 @@ class Kubernetes:
         )
 
     def start(self) -> None:
-        for name, work in (("watch", self._watch_for_ever()), ("work", self._work_for_ever())):
+        following, working = self._nodes.follow_for_ever(), self._work_for_ever()
+        for name, work in (("nodes", following), ("work", working)):
             self._tasks.append(asyncio.create_task(work, name=f"kubernetes-{name}"))
 
     async def close(self) -> None:
         for task in (*self._tasks, *self._settling):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._settling, return_exceptions=True)
-        await self._api.close()
 
     def warnings(self) -> list[str]:
-        found = dict.fromkeys([self._watch.problem, *self._membership.warnings()])
+        found = dict.fromkeys(
+            [self._watch.problem, *self._membership.warnings(), *self._objects.warnings()]
+        )
         return [f"Kubernetes: {text}" for text in found if text]
 
     def settle(self, effect: SettleTakeOver) -> None:
@@ -74,40 +77,10 @@ class Kubernetes:
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
-    # --- the nodes -------------------------------------------------------------------------
-
-    async def _watch_for_ever(self) -> None:
-        step = self._watch.next_step()
-        while True:
-            error: Exception | None = None
-            try:
-                match step:
-                    case Wait(seconds=seconds):
-                        await asyncio.sleep(seconds)
-                        step = self._watch.handle_waited()
-                        continue
-                    case ListNodes():
-                        self._watch.handle_listed(*await self._api.list_nodes())
-                        self._woken.set()
-                        step = self._watch.next_step()
-                        continue
-                    case WatchNodes(resource_version=version):
-                        await self._follow(version)
-            except WeavepyError as failure:
-                error = failure
-            if error is not None and str(error) != self._watch.problem:
-                log.warning("the nodes of the cluster: %s", error)
-            self._watch.handle_ended(error, self._now())
-            step = self._watch.next_step()
-
-    async def _follow(self, version: str) -> None:
-        async with self._api.watch_nodes(version) as lines:
-            self._watch.handle_watching(self._now())
-            async for line in lines:
-                if self._watch.handle_line(line):
-                    self._woken.set()
-
     # --- the work --------------------------------------------------------------------------
+
+    def _nodes_changed(self, _: list[Change[Node]]) -> None:
+        self._woken.set()
 
     async def _work_for_ever(self) -> None:
         while True:
@@ -174,7 +147,7 @@ class Kubernetes:
         assert ipam is not None
         return Sight(
             now=self._now(),
-            nodes=self._watch.nodes if self._watch.listed else None,
+            nodes=self._watch.things if self._watch.listed else None,
             outdated=self._watch.problem,
             reachable=mesh.reachable_peers,
             sessions=list(mesh.routes.unicast),

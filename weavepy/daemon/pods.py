@@ -18,6 +18,7 @@ from pathlib import Path
 
 from cni import journal
 from ipam.core.effects import OwnerKind
+from policy.core.cluster import Runtime
 from router.shell.bridge import InterfaceTaken
 from router.shell.host import Host, PodWish, Route
 from router.shell.namespaces import NoSuchNamespace
@@ -211,8 +212,10 @@ class Pods:
             mtu_bytes=self._mtu(request.mtu),
             hairpin=request.hairpin,
             pod=request.pod,
+            uid=request.pod_uid,
         )
-        await self._gate.placed(owner, [interface.ip for interface in taken], None)
+        runtime = Runtime.named(request.pod, request.pod_uid)
+        await self._gate.placed(owner, [interface.ip for interface in taken], None, runtime)
         try:
             facts = await self._attachments.on_host(lambda: self._host.make_pod(wish))
         except InterfaceTaken as error:

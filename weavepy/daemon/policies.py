@@ -1,10 +1,11 @@
 """Network policies in force: what is known about pods and policies, brought into the kernel.
 
 Where that knowledge comes from is another's business, its *source*: `weavepy.daemon.applied` on
-bare hosts. It feeds `policies` while it holds `changing`, and has it enforced. Questions about the
-present state are answered here.
+bare hosts, `weavepy.daemon.cluster` on Kubernetes. It feeds `policies` while it holds `changing`,
+and has it enforced. Questions about the present state are answered here.
 
-While no policy is known there is no filter, and packets are not looked at.
+On bare hosts there is no filter while no policy is known, and packets are not looked at. On
+Kubernetes there `always` is one: connections that are older than the first policy are then known.
 """
 
 import asyncio
@@ -38,12 +39,17 @@ HERE = "here"
 
 
 class PolicyService:
-    def __init__(self, packet_filter: PolicyFilter, thread: Executor) -> None:
+    def __init__(
+        self, packet_filter: PolicyFilter, thread: Executor, *, always: bool = False
+    ) -> None:
         self._filter = packet_filter
         self._thread = thread
         self.policies = Policies(lambda pod: pod.node == HERE)
         self.changing = asyncio.Lock()
         """Held by who changes `policies`, until that is enforced."""
+        self._always = always
+        self.is_partial = False
+        """What is known is not all: what the kernel has stays meanwhile, and is only added to."""
         self._in_force = False
         """Whether there is a packet filter, as far as we know."""
         self._repairs = 0
@@ -53,13 +59,16 @@ class PolicyService:
     async def start(self) -> None:
         """Bring into force what is known, or see to it that nothing is."""
         await self.repair()
-        if not self._enforced:
+        if not self._enforced and not self.is_partial:
             await self._on_host(self._filter.remove)
 
     async def enforce(self) -> None:
         """Returns when what is known is in force. Hold `changing`."""
         changes = self.policies.settle()
         table = self.policies.table
+        if self.is_partial:
+            await self._on_host(lambda: self._filter.add(changes))
+            return
         if self._enforced and self._in_force:
             await self._on_host(lambda: self._filter.apply(changes, table))
         elif self._enforced:
@@ -142,7 +151,7 @@ class PolicyService:
 
     @property
     def _enforced(self) -> bool:
-        return bool(self.policies.policies)
+        return self._always or bool(self.policies.policies)
 
     async def _drops(self) -> Drops:
         """`DROPS_S` old at most: it takes a tool, and status is asked for often."""
@@ -180,9 +189,11 @@ class PolicyService:
         )
 
     def _pod_row(self, pod: Pod, drops: Drops) -> schema.PolicyPod:
-        isolated = {
+        isolated: set[str] = {
             direction for policy in self.policies.selecting(pod) for direction in policy.rules
         }
+        if pod.unknown:
+            isolated.update(DIRECTIONS)
         dropped = _drops_of(pod, drops)
         return schema.PolicyPod(
             namespace=pod.namespace,

@@ -67,6 +67,7 @@ from weavepy.daemon.applied import AppliedObjects
 from weavepy.daemon.attachments import Attachments
 from weavepy.daemon.capture import Capturing
 from weavepy.daemon.clock import Timer
+from weavepy.daemon.cluster import ClusterObjects
 from weavepy.daemon.drivers import choose, drivers
 from weavepy.daemon.drops import Drops
 from weavepy.daemon.kubernetes import Kubernetes
@@ -155,19 +156,30 @@ class Router:
         self.fastdp = self.chosen.policy
         self.tunnels = Tunnels(self.chosen.driver, self._tunnel_thread, self._tell_paths)
 
-        self.policies = PolicyService(PolicyFilter(options.bridge, rng), self._thread)
+        self.policies = PolicyService(
+            PolicyFilter(options.bridge, rng), self._thread, always=options.kubernetes is not None
+        )
         self.drops = Drops(log_group(options.bridge), lambda: self.policies.policies)
         self.drops.start()
         self._undo.callback(self.drops.close)
-        self.applied = AppliedObjects(
-            self.policies,
-            directories.policies_file,
-            identity.name,
-            options.nickname,
-            self._tell_mesh,
-        )
         facts = await self._on_host(self.host.attachments)
-        await self.applied.start((it.owner, [one.ip for one in it.addresses]) for it in facts)
+        channels: dict[str, Channel] = {benching.CHANNEL: benching.Stateless()}
+        self.objects: AppliedObjects | ClusterObjects
+        if options.kubernetes is None:
+            self.objects = AppliedObjects(
+                self.policies,
+                directories.policies_file,
+                identity.name,
+                options.nickname,
+                self._tell_mesh,
+            )
+            channels[PODS_CHANNEL] = self.objects.shared
+        else:
+            self.objects = ClusterObjects(
+                self.policies, options.kubernetes, rng, directories.cluster_file
+            )
+            self._undo.push_async_callback(self.objects.close)
+        await self.objects.start(facts)
         now = loop.time()
         remembered = files.load_targets(directories.targets_file) if options.resume else ()
         ipam = None
@@ -185,10 +197,6 @@ class Router:
                 known_owners=None,
                 expects_peers=bool(options.peers or remembered or options.kubernetes),
             )
-        channels: dict[str, Channel] = {
-            benching.CHANNEL: benching.Stateless(),
-            PODS_CHANNEL: self.applied.shared,
-        }
         if ipam is not None:
             channels[RING_CHANNEL] = ipam
         mesh = Mesh(
@@ -227,21 +235,21 @@ class Router:
         self.node = Node(mesh, ipam, negotiator, self, self.paths)
         self.ring = RingService(self.node, self.requests, options, self.changed, self.store)
         self.attachments = Attachments(
-            self.host, self.ring, self._thread, self.mtu_bytes, TAP, self.applied
+            self.host, self.ring, self._thread, self.mtu_bytes, TAP, self.objects
         )
         self.pods = Pods(
             self.host,
             self.attachments,
             self.ring,
-            self.applied,
+            self.objects,
             journal_directory=str(directories.cni_journal),
             has_datapath=lambda: self.snapshot is not None,
         )
         self.capturing = Capturing(mesh, lambda: self._datapath)
         self.benching = benching.Benching(mesh, self.attachments, self._tell_bench)
         self.kubernetes: Kubernetes | None = None
-        if options.kubernetes is not None:
-            self.kubernetes = Kubernetes(self, options.kubernetes, rng)
+        if isinstance(self.objects, ClusterObjects):
+            self.kubernetes = Kubernetes(self, self.objects, rng)
         self._timer = Timer(self.node.next_deadline, self._fire)
         self._tcp = TcpShell(self)
         self._datapath = datapath.DatapathLink(connection, self._datapath_said, self._datapath_lost)
@@ -344,6 +352,7 @@ class Router:
             directories.secret_file,
             directories.targets_file,
             directories.policies_file,
+            directories.cluster_file,
             *sorted(directories.state.glob(directories.database_file.name + "*")),
         )
         self.ask_to_stop(keep_datapath=False)
@@ -472,7 +481,7 @@ class Router:
                     self._tell_paths(FastPaths.handle_ports_changed)
                 await self.pods.replay()
                 await self._follow_underlay()
-                await self.applied.repair()
+                await self.objects.repair()
                 said = ""
             except WeavepyError as error:
                 if str(error) != said:
@@ -589,7 +598,8 @@ class Router:
             case UnicastReceived(source=source, payload=payload):
                 self.benching.handle(source, payload)
             case GossipReceived(source=source, update=update):
-                self.applied.handle_gossip(source, update)
+                if isinstance(self.objects, AppliedObjects):
+                    self.objects.handle_gossip(source, update)
             case RememberTargets(targets=targets):
                 files.save_targets(self.options.directories.targets_file, targets)
             case LogLine(level=level, message=text, fields=fields):

@@ -42,8 +42,8 @@ class RouterService:
         self.capture = router.capturing.capture
         self.bench = router.benching.bench
         self.policy_status = router.policies.status
-        self.policy_apply = router.applied.apply
-        self.policy_delete = router.applied.delete
+        self.policy_apply = router.objects.apply
+        self.policy_delete = router.objects.delete
         self.policy_explain = router.policies.explain
         self.policy_matrix = router.policies.matrix
         self.policy_lint = router.policies.lint

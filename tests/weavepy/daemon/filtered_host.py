@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from ipaddress import ip_interface
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from policy.core.objects import Address
 from policy.shell.filter import PolicyFilter
+from router.shell.attach import AttachmentFacts
 from tests.namespaces import Namespaces, inside
 from weavepy.daemon.policies import PolicyService
 
@@ -36,3 +39,12 @@ class FilteredHost:
 
     def tables(self) -> str:
         return inside(self.namespace, "nft", "-a", "list", "ruleset")
+
+
+def attachment(owner: str, *addresses: Address, pod: str = "", uid: str = "") -> AttachmentFacts:
+    """As the kernel shows it to a router that starts."""
+    interfaces = tuple(ip_interface(f"{address}/24") for address in addresses)
+    where = Path("/run/netns/somewhere")
+    return AttachmentFacts(
+        owner, where, "eth0", "vethw0", "", interfaces, alive=True, filtered=True, pod=pod, uid=uid
+    )

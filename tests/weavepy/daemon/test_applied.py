@@ -12,7 +12,7 @@ from policy.core.roster import Attached, Identity
 from policy.core.sharing import SharedPods
 from tests.namespaces import Namespaces, can_make_namespaces
 from tests.policy.objects import labels, pod, policy
-from tests.weavepy.daemon.filtered_host import FilteredHost
+from tests.weavepy.daemon.filtered_host import FilteredHost, attachment
 from weavepy.base.errors import UsageError, WeavepyError
 from weavepy.base.gossip import Announce
 from weavepy.base.names import PeerName
@@ -33,7 +33,7 @@ class Host(FilteredHost):
     async def start(self, *attached: tuple[str, list[Any]]) -> AppliedObjects:
         self.policies = self.service()
         made = AppliedObjects(self.policies, self.file, ONE, "host1", self.said.extend)
-        await made.start(attached)
+        await made.start([attachment(owner, *addresses) for owner, addresses in attached])
         return made
 
 
