@@ -79,7 +79,10 @@ class HistoryEvent:
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Write ring and allocations to disk in one transaction, and sync it, before going on."""
+    """Write ring and allocations to disk in one transaction before going on.
+
+    And sync it, unless it is only about attachments, which end when the machine does.
+    """
 
     ring: bytes | None
     """The whole encoded ring with its hints; None if it has not changed."""

@@ -1,7 +1,11 @@
-"""The database of the ring and of the addresses in use: one SQLite file, one transaction per write.
+"""The database of the ring and of the addresses in use: one SQLite file, a transaction per write.
 
-What a `Persist` holds is written and synced, whole or not at all, before `persist` returns. The
-journal is a write-ahead log with `synchronous=FULL`: a commit costs one sync where a rollback
+What a `Persist` holds is written, whole or not at all, before `persist` returns; a router that is
+killed has it. It is synced as well, unless it is only about attachments: of these a power failure
+leaves none, and what then is or is not in here about them, `reconcile` puts right. So a pod's start
+waits for no disk, and the next write that is synced syncs all before it.
+
+The journal is a write-ahead log with `synchronous=FULL`: a commit costs one sync where a rollback
 journal costs three, each part of the log carries a checksum, so a torn tail is found and dropped,
 and what was synced is never undone. An exclusive lock keeps a second router out and makes the
 shared-memory file unnecessary. Closing folds the log into the main file.
@@ -96,6 +100,8 @@ class Store:
     def __init__(self, path: Path, database: sqlite3.Connection, warning: str) -> None:
         self._path = path
         self._database = database
+        self._synced = True
+        """Whether what is written next is synced."""
         self.warning = warning
         """What was wrong with the file found at start and where it is now; empty if nothing."""
 
@@ -145,9 +151,10 @@ class Store:
         return Saved(None if ring is None else ring[0], tuple(addresses))
 
     def persist(self, effect: Persist) -> None:
-        """Write all of it and sync, or raise `StoreError` and leave everything as it was."""
+        """Write all of it, or raise `StoreError` and leave everything as it was."""
         now = time.time()
         try:
+            self._set_synced(not _is_passing(effect))
             with self._database:
                 self._database.execute("BEGIN IMMEDIATE")
                 if effect.ring is not None:
@@ -176,6 +183,11 @@ class Store:
                 self._append(effect.history, now)
         except sqlite3.Error as error:
             raise _store_error(self._path, error) from error
+
+    def _set_synced(self, synced: bool) -> None:
+        if synced != self._synced:
+            self._database.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
+            self._synced = synced
 
     def _append(self, events: Sequence[HistoryEvent], now: float) -> None:
         if not events:
@@ -286,6 +298,12 @@ def _check_content(database: sqlite3.Connection) -> None:
         raise _Damaged("the ring does not match its checksum")
     if not all(address.isdecimal() for address, _, _ in rows):
         raise _Damaged("an address is not a number")
+
+
+def _is_passing(effect: Persist) -> bool:
+    """Whether it would be wrong anyway after a power failure, in which all containers end."""
+    lasting = effect.ring is not None or effect.history
+    return not lasting and all(row.kind == "attachment" for row in effect.allocated)
 
 
 def _checksum(data: bytes) -> bytes:

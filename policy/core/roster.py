@@ -9,6 +9,7 @@ for the address it lists: an attachment of which nothing was said is that pod th
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from policy.core.objects import Address, Key, Pod
 
@@ -64,6 +65,7 @@ def roster(
     return pods
 
 
+@lru_cache(maxsize=65_536)
 def plain_name(owner: str) -> str:
     """What an attachment is called as a pod: the last part of its path, or its container's id.
 

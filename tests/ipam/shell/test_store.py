@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,27 @@ def test_since_is_when_the_owner_got_the_address(path: Path) -> None:
     store.persist(Persist(None, (row,), ()))
     assert store.since()[7] > first
     store.close()
+
+
+def test_only_what_outlives_the_machine_is_synced(path: Path) -> None:
+    """An attachment ends with the machine; a ring and what an operator claimed do not."""
+    attachment = PersistedAddress(10, "c1", 24, kind="attachment")
+    store = Store.open(path, NAME)
+
+    def is_synced(effect: Persist) -> bool:
+        store.persist(effect)
+        level: int = store._database.execute("PRAGMA synchronous").fetchone()[0]
+        return level == 2
+
+    try:
+        assert is_synced(Persist(b"ring", (), ()))
+        assert not is_synced(Persist(None, (attachment,), ()))
+        assert not is_synced(Persist(None, (), (10,)))
+        assert is_synced(Persist(None, (attachment, replace(attachment, kind="manual")), ()))
+        assert not is_synced(Persist(None, (attachment,), ()))
+        assert is_synced(Persist(b"ring", (attachment,), ()))
+    finally:
+        store.close()
 
 
 def test_history_is_bounded_and_the_newest_comes_first(path: Path) -> None:
