@@ -221,6 +221,15 @@ def test_another_plugin_gives_it_the_addresses(runtime: Runtime, pod: str, tmp_p
     assert leases == []
 
 
+def test_gc_frees_what_it_can_where_another_plugin_fails(runtime: Runtime, pod: str) -> None:
+    runtime.add(pod)
+    no_gc = {"ipam": {"type": "host-local"}, "cni.dev/valid-attachments": []}
+    code, answer = runtime.call("GC", "", no_gc, containerid="", netns="", ifname="")
+    assert (code, answer["code"]) == (1, 100), answer
+    assert "host-local" in answer["msg"]
+    assert runtime.left() == []
+
+
 def test_an_add_whose_caller_has_gone_is_undone(runtime: Runtime, lab_of_two: Lab) -> None:
     pod = runtime.pod()
     before = runtime.api.ipam().cooling

@@ -301,7 +301,13 @@ def _entry(request: schema.CniAttachment) -> dict[str, str]:
 
 
 def _parse_requested(text: str, subnet: Network) -> Interface:
-    return parse_interface(text if "/" in text else f"{text}/{subnet.prefixlen}")
+    """Without a length it is of the network's subnet."""
+    if "/" in text:
+        return parse_interface(text)
+    interface = parse_interface(f"{text}/{subnet.prefixlen}")
+    if interface.network != subnet:
+        raise UsageError(f"{text} is not in the network's subnet {subnet}")
+    return interface
 
 
 def _parse_gateway(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

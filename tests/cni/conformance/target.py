@@ -36,6 +36,8 @@ class Target:
     path: str = "/usr/lib/cni"
     host: str = ""
     """The network namespace that the plugin runs in; empty for ours."""
+    second: dict[str, Any] = field(default_factory=dict)
+    """What makes the configuration that of another network, with room for one container."""
 
     def call(
         self,
@@ -79,7 +81,8 @@ class Target:
 class Sandbox:
     target: Target
     name: str
-    added: set[str] = field(default_factory=set)
+    added: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Interfaces, and what was added to the configuration for each."""
 
     @property
     def path(self) -> str:
@@ -89,15 +92,15 @@ class Sandbox:
         variables = {"containerid": self.name, "netns": self.path, "ifname": "eth0"} | more
         outcome = self.target.call(verb, version, **variables)
         if outcome.code == 0 and verb == "ADD":
-            self.added.add(variables["ifname"])
+            self.added[variables["ifname"]] = more.get("config") or {}
         if outcome.code == 0 and verb == "DEL":
-            self.added.discard(variables["ifname"])
+            self.added.pop(variables["ifname"], None)
         return outcome
 
     def clear(self) -> None:
         """DEL what the case has not."""
-        for interface in sorted(self.added):
-            self.call("DEL", "1.0.0", ifname=interface)
+        for interface, config in sorted(self.added.items()):
+            self.call("DEL", "1.0.0", ifname=interface, config=config)
 
     def remove(self) -> None:
         subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True)
