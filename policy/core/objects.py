@@ -119,6 +119,8 @@ class Policy:
     """Directions that are missing are not restricted by this policy."""
     fault: str = ""
     """Why it could not be compiled: then it isolates what it selects, and allows nothing."""
+    unused: tuple[Direction, ...] = ()
+    """Directions that it has rules for and does not restrict."""
 
     @property
     def key(self) -> Key:

@@ -132,6 +132,7 @@ def parse_policy(document: Mapping[str, Any]) -> Policy:
         selector,
         {direction: () if faults else rules[direction] for direction in directions},
         "; ".join(faults),
+        tuple(one for one in DIRECTIONS if rules[one] and one not in directions),
     )
 
 

@@ -107,12 +107,21 @@ def explain(source: str, destination: str, port: str, as_json: bool) -> int:
     return 0 if answer.allowed else 1
 
 
-@command(("weavepy policy matrix --port 53/udp", "who may ask whom for names"))
+@command(
+    ("weavepy policy matrix --port 53/udp", "who may ask whom for names"),
+    ("weavepy policy matrix --svg reach.svg", "as a picture, for a browser"),
+)
 @port_option
+@click.option("--svg", "picture", metavar="FILE|-", help="Draw it into this file instead.")
 @json_option
-def matrix(port: str, as_json: bool) -> None:
+def matrix(port: str, picture: str | None, as_json: bool) -> None:
     """Show for all pods who reaches whom."""
     answer = api().policy_matrix(schema.MatrixRequest(port=port))
+    if picture is not None:
+        from weavepy.cli.policy_picture import matrix_svg
+
+        _write(picture, matrix_svg(answer, port))
+        return
     if as_json:
         output.show_json(answer)
         return
@@ -172,6 +181,16 @@ def trace(
 
 for each in (apply, delete, status, explain, matrix, lint, trace):
     policy.add_command(each)
+
+
+def _write(place: str, text: str) -> None:
+    if place == "-":
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(place).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {place}: {error.strerror}") from error
 
 
 def _show_changes(answer: schema.PolicyAnswer, as_json: bool) -> None:

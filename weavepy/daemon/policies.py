@@ -10,6 +10,7 @@ Kubernetes there `always` is one: connections that are older than the first poli
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from ipaddress import ip_address
@@ -94,9 +95,18 @@ class PolicyService:
     async def status(self) -> schema.PolicyStatus:
         policies = self.policies
         drops = await self._drops() if self._enforced else {}
+        selected = Counter(
+            policy.key
+            for pod in policies.pods.values()
+            if pod.node == HERE
+            for policy in policies.selecting(pod)
+        )
         return schema.PolicyStatus(
             enforced=self._enforced,
-            policies=[self._policy_row(policy) for _, policy in sorted(policies.policies.items())],
+            policies=[
+                _policy_row(policy, selected[key])
+                for key, policy in sorted(policies.policies.items())
+            ],
             pods=[self._pod_row(pod, drops) for _, pod in sorted(policies.pods.items())],
             repairs=self._repairs,
         )
@@ -175,19 +185,6 @@ class PolicyService:
                 return address
         raise NotFound(f"{text} has no address{'' if version is None else f' of IPv{version}'}")
 
-    def _policy_row(self, policy: Policy) -> schema.PolicyRow:
-        return schema.PolicyRow(
-            namespace=policy.namespace,
-            name=policy.name,
-            selector=str(policy.selector),
-            directions=[*policy.rules],
-            pods=sum(
-                pod.node == HERE and policy in self.policies.selecting(pod)
-                for pod in self.policies.pods.values()
-            ),
-            fault=policy.fault,
-        )
-
     def _pod_row(self, pod: Pod, drops: Drops) -> schema.PolicyPod:
         isolated: set[str] = {
             direction for policy in self.policies.selecting(pod) for direction in policy.rules
@@ -218,6 +215,17 @@ def parse_service(text: str) -> Service:
     if protocol not in protocols or not number.isdecimal() or not 1 <= int(number) <= 65535:
         raise UsageError(f"{text!r} is no port: write 80/tcp, 53/udp, 5000/sctp or icmp")
     return Service(protocols[protocol], int(number))
+
+
+def _policy_row(policy: Policy, pods: int) -> schema.PolicyRow:
+    return schema.PolicyRow(
+        namespace=policy.namespace,
+        name=policy.name,
+        selector=str(policy.selector),
+        directions=[*policy.rules],
+        pods=pods,
+        fault=policy.fault,
+    )
 
 
 def _drops_of(pod: Pod, drops: Drops) -> schema.PodDrops:

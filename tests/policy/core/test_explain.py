@@ -1,9 +1,8 @@
-"""What is said about a connection, in words, and what about policies that look wrong."""
+"""What is said about a connection, in words."""
 
 from ipaddress import ip_address
 
 from policy.core.explain import Service, explain, lines
-from policy.core.lint import findings
 from policy.core.policies import Policies
 from tests.policy.interpreter import policies_of
 from tests.policy.model import Document
@@ -60,29 +59,3 @@ def test_outside_and_loopback_are_said_to_be_what_they_are() -> None:
     policies = cluster(policy("p", policyTypes=["Egress"]))
     assert "no pod that is known here" in said(policies, "192.0.2.1", WEB)[1]
     assert "without leaving its network namespace" in said(policies, WEB, WEB)[1]
-
-
-def test_lint_finds_or_instead_of_and() -> None:
-    peers = [{"namespaceSelector": labels(team="b")}, {"podSelector": labels(app="client")}]
-    policies = cluster(policy("p", labels(app="web"), ingress=[{"from": peers}]))
-    (finding,) = findings(policies)
-    assert finding.startswith(
-        "x/p: ingress rule 1: lets through all pods of namespaces with team=b"
-    )
-
-
-def test_lint_finds_selectors_that_match_nothing_and_peers_of_the_wrong_namespace() -> None:
-    rules = [{"from": [{"podSelector": labels(app="web")}]}]
-    found = findings(cluster(policy("y/p", labels(app="db"), ingress=rules)))
-    assert found == [
-        "y/p: selects no pod (app=db)",
-        (
-            "y/p: ingress rule 1: a peer without namespaceSelector means pods of y alone, and none"
-            " has app=web; there are such pods in x"
-        ),
-    ]
-
-
-def test_lint_is_silent_about_what_is_fine() -> None:
-    both = {"namespaceSelector": labels(team="b"), "podSelector": labels(app="client")}
-    assert findings(cluster(policy("p", labels(app="web"), ingress=[{"from": [both]}]))) == []
