@@ -2,7 +2,8 @@
 
 The datapath outlives the router. So the router first tries the socket in the run directory and
 adopts what answers there; only if nobody does, or if what runs was started with other options,
-it starts a process of its own.
+it starts a process of its own. One that is *separate* is somebody else's to start and to end: the
+router waits for it, and knows nothing by its process id, which is of another namespace.
 """
 
 import asyncio
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 REPORT = Report()
 START_TIMEOUT_S = 10.0
+SEPARATE_TIMEOUT_S = 30.0
+"""For one that somebody else starts, perhaps at this moment."""
 HUNG_S = 5.0
 """A datapath that runs and does not answer for so long is killed; on a busy machine it is slow."""
 
@@ -62,6 +65,7 @@ class DatapathOptions:
     underlay_mtu_bytes: int
     encrypted: bool
     offload: bool
+    separate: bool = False
 
     def command(self) -> Sequence[str]:
         flags = {
@@ -204,6 +208,8 @@ async def connect(options: DatapathOptions) -> tuple[socket.socket, Snapshot, bo
     A datapath that runs with other options (another port, another TAP) is ended first, and so is
     one that hangs: TAP and port can be only one's.
     """
+    if options.separate:
+        return *await _meet_separate(options), True
     found = await _try_running(options)
     if found is not None:
         connection, snapshot = found
@@ -229,6 +235,25 @@ async def connect(options: DatapathOptions) -> tuple[socket.socket, Snapshot, bo
         await asyncio.sleep(_POLL_S)
     process.kill()
     raise DatapathError(f"the datapath did not answer within {START_TIMEOUT_S:g} s")
+
+
+async def _meet_separate(options: DatapathOptions) -> tuple[socket.socket, Snapshot]:
+    deadline = asyncio.get_running_loop().time() + SEPARATE_TIMEOUT_S
+    while (found := await _try(options)) is None:
+        if asyncio.get_running_loop().time() >= deadline:
+            raise DatapathError(
+                f"no datapath that we understand is at {options.socket}: start `weavepy datapath`"
+                " of this version (in Kubernetes: look at this node's pod of weavepy-datapath)"
+            )
+        await asyncio.sleep(_POLL_S)
+    connection, snapshot = found
+    if not options.fits(snapshot):
+        connection.close()
+        raise DatapathError(
+            f"the datapath at {options.socket} has other options (port {snapshot.udp_port}, TAP"
+            f" {snapshot.tap}, encrypted: {snapshot.encrypted}): give both the same"
+        )
+    return connection, snapshot
 
 
 async def _try_running(

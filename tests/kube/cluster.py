@@ -33,7 +33,7 @@ PLUGINS = Path("/usr/lib/cni")
 
 UNDERLAY = ipaddress.IPv4Network("10.77.0.0/24")
 SERVICES = ipaddress.IPv4Network("10.96.0.0/16")
-PODS = ipaddress.IPv4Network("10.32.0.0/16")
+PODS = ipaddress.IPv4Network("10.32.0.0/12")
 API = f"https://{UNDERLAY[1]}:6443"
 API_SERVICE = SERVICES[1]
 READY_S = 120.0
@@ -151,6 +151,15 @@ class Cluster:
         self.nodes[name].end()
         shell("ip", "netns", "del", self.nodes[name].netns)
         self._remove_groups(f"{self.name}/{name}")
+
+    def load_image(self, archive: Path) -> None:
+        """As a registry would bring it."""
+
+        def load(place: Place) -> str:
+            return place.run("ctr", "-n", "k8s.io", "images", "import", str(archive))
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(load, self.nodes.values()))
 
     def wait_ready(self, *names: str) -> None:
         for name in names or self.nodes:

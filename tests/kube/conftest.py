@@ -1,5 +1,6 @@
 """One cluster for all tests here, with weavepy installed on it, gone when they end."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 
 from tests.kube.cluster import Cluster, why_not
 from tests.kube.installed import install
+from tests.kube.manifest import ROOT
+
+NO_PACKAGES = 75
+"""The exit code of script/image-build where Debian's packages cannot be had."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,7 +44,20 @@ def bare_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def cluster(bare_cluster: Cluster) -> Cluster:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image of this checkout, as an archive. Takes a second, and half a minute once."""
+    archive = tmp_path_factory.mktemp("image") / "weavepy.tar"
+    done = subprocess.run(
+        [ROOT / "script/image-build", archive], capture_output=True, text=True, check=False
+    )
+    if done.returncode == NO_PACKAGES:
+        pytest.skip(f"no image: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    return archive
+
+
+@pytest.fixture(scope="session")
+def cluster(bare_cluster: Cluster, image: Path) -> Cluster:
     """The same with weavepy on it."""
-    install(bare_cluster)
+    install(bare_cluster, image)
     return bare_cluster

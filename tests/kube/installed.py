@@ -1,25 +1,27 @@
-"""weavepy on a cluster, as its manifest has it, with the router out of this checkout."""
+"""weavepy on a cluster: the image of this checkout, and the manifest as it stands."""
 
 import json
 import secrets
+from pathlib import Path
 from typing import Any
 
-from tests.kube.cluster import PODS, TOOLS, Cluster, condition
-from tests.kube.manifest import ROOT, from_host
+from tests.kube.cluster import TOOLS, Cluster, condition
+from tests.kube.manifest import MANIFEST, ROOT
 from tests.kube.places import wait_for
 
 PROGRAM = ROOT / ".venv/bin/weavepy"
 NAMESPACE = "kube-system"
 
 
-def install(cluster: Cluster) -> None:
-    """Apply the secret and the manifest's objects, and wait until all nodes are Ready."""
+def install(cluster: Cluster, image: Path) -> None:
+    """Apply the secret and the manifest, and wait until all nodes are Ready."""
+    cluster.load_image(image)
     secret = secrets.token_hex(32)
     cluster.kubectl(
         *("-n", NAMESPACE, "create", "secret", "generic", "weavepy"),
         f"--from-literal=secret={secret}",
     )
-    cluster.apply(*from_host(TOOLS, PROGRAM, str(PODS)))
+    cluster.kubectl("apply", "-f", str(MANIFEST))
     cluster.wait_ready()
     wait_for("the routers are ready", lambda: len(ready_routers(cluster)) == len(cluster.nodes), 90)
 

@@ -15,14 +15,20 @@ from weavepy.client.api import Api
 
 SECRET = "2b7e151628aed2a6abf7158809cf4f3c762e7160f38b4da56a784d9045190cfe"
 RANGE = "10.32.0.0/24"
+RANGE6 = "fd32::/120"
+UNDERLAY = "10.78.0.{}/24"
+UNDERLAY6 = "fd78::{}/64"
 
 
 class Host:
-    """`n1` has 10.78.0.11, and so on."""
+    """`n1` has the eleventh address of the underlay, and so on."""
 
-    def __init__(self, number: int, namespace: Path, folder: Path, url: str) -> None:
+    def __init__(
+        self, number: int, namespace: Path, folder: Path, url: str, address: str, pods: str
+    ) -> None:
         self.name = f"n{number}"
-        self.address = f"10.78.0.{10 + number}"
+        self.address = address.partition("/")[0]
+        self._pods = pods
         self.namespace = namespace
         self.folder = folder
         self.where = Directories(folder / "run", folder / "state")
@@ -46,7 +52,7 @@ class Host:
                     *("ip", "netns", "exec", self.namespace.name),
                     *(sys.executable, "-m", "weavepy", "kube", f"--node-name={self.name}"),
                     *(f"--api-server={self._url}", f"--secret-file={self.folder}/secret"),
-                    *(f"--token-file={self.folder}/token", f"--ipalloc-range={RANGE}"),
+                    *(f"--token-file={self.folder}/token", f"--ipalloc-range={self._pods}"),
                 ],
                 env=environment,
                 stdout=log,
@@ -82,11 +88,18 @@ class Host:
 class Routers:
     """Make `hosts` of them; `close` whatever happened."""
 
-    def __init__(self, folder: Path, hosts: int) -> None:
+    def __init__(self, folder: Path, hosts: int, version: int = 4) -> None:
+        self._underlay, self._pods = {4: (UNDERLAY, RANGE), 6: (UNDERLAY6, RANGE6)}[version]
+        self.api_address = self._underlay.format(1).partition("/")[0]
         self._namespaces = Namespaces()
         self.hub = self._namespaces.add("hub")
         run("ip", "-n", self.hub.name, "link", "add", "br0", "type", "bridge")
-        run("ip", "-n", self.hub.name, "addr", "add", "10.78.0.1/24", "dev", "br0")
+        run(
+            "ip",
+            "-n",
+            self.hub.name,
+            *("addr", "add", self._underlay.format(1), "dev", "br0", "nodad"),
+        )
         run("ip", "-n", self.hub.name, "link", "set", "br0", "up")
         self.hosts: list[Host] = []
         self._folder = folder
@@ -95,12 +108,14 @@ class Routers:
     def add_hosts(self, url: str) -> list[Host]:
         for number in range(1, self._count + 1):
             namespace = self._namespaces.add(f"n{number}")
-            host = Host(number, namespace, self._folder / f"n{number}", url)
+            address = self._underlay.format(10 + number)
+            folder = self._folder / f"n{number}"
+            host = Host(number, namespace, folder, url, address, self._pods)
             self.hosts.append(host)
             port = ("link", "add", f"p{number}", "type", "veth")
             run("ip", "-n", self.hub.name, *port, "peer", "eth0", "netns", namespace.name)
             run("ip", "-n", self.hub.name, "link", "set", f"p{number}", "master", "br0", "up")
-            run("ip", "-n", namespace.name, "addr", "add", f"{host.address}/24", "dev", "eth0")
+            run("ip", "-n", namespace.name, "addr", "add", address, "dev", "eth0", "nodad")
             run("ip", "-n", namespace.name, "link", "set", "eth0", "up")
         return self.hosts
 

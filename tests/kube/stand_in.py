@@ -76,7 +76,7 @@ class StandIn:
             listener = socket.create_server(("127.0.0.1", self._port))
         host, self._port = listener.getsockname()[:2]
         await web.SockSite(self._runner, listener).start()
-        self.url = f"http://{host}:{self._port}"
+        self.url = f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
     async def stop(self) -> None:
         """Whoever watches loses the connection; `start` again takes the same port."""

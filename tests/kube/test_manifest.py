@@ -13,7 +13,7 @@ from kube.core.pods import NAMESPACES, PODS, POLICIES
 from kube.shell.api import Api, ApiNotFound
 from kube.shell.server import ApiServer
 from tests.kube.cluster import PROGRAMS
-from tests.kube.manifest import MANIFEST, ROOT, objects, of_kind
+from tests.kube.manifest import MANIFEST, ROOT, daemon_set, objects, of_kind
 from tests.kube.stand_in import StandIn, rules_of
 
 SCHEMA = json.loads((ROOT / "tests/vectors/kube/schema-1.20.json").read_text())
@@ -65,12 +65,12 @@ def test_every_object_is_as_the_servers_schema_says() -> None:
 
 
 def test_the_check_of_the_schema_can_fail() -> None:
-    (daemon_set,) = of_kind("DaemonSet")
-    pod = daemon_set["spec"]["template"]["spec"]
+    router = daemon_set()
+    pod = router["spec"]["template"]["spec"]
     pod["hostNetwork"] = "yes"
     pod["container"] = []
-    del daemon_set["spec"]["selector"]
-    assert sorted(check(daemon_set)) == [
+    del router["spec"]["selector"]
+    assert sorted(check(router)) == [
         "DaemonSet.spec.selector is missing",
         "DaemonSet.spec.template.spec.container is unknown",
         "DaemonSet.spec.template.spec.hostNetwork is no boolean",
@@ -78,18 +78,30 @@ def test_the_check_of_the_schema_can_fail() -> None:
 
 
 def test_nothing_is_privileged_and_each_right_is_named() -> None:
-    (daemon_set,) = of_kind("DaemonSet")
-    pod = daemon_set["spec"]["template"]["spec"]
-    assert not pod.get("hostPID")
-    for container in (*pod["initContainers"], *pod["containers"]):
-        context = container["securityContext"]
-        assert not context.get("privileged")
-        assert context["allowPrivilegeEscalation"] is False
-        assert context["readOnlyRootFilesystem"] is True
-        assert context["capabilities"]["drop"] == ["ALL"]
-    router = pod["containers"][0]["securityContext"]["capabilities"]
-    assert router["add"] == ["NET_ADMIN", "NET_RAW", "SYS_ADMIN"]
-    assert "add" not in pod["initContainers"][0]["securityContext"]["capabilities"]
+    rights = {}
+    for found in of_kind("DaemonSet"):
+        pod = found["spec"]["template"]["spec"]
+        assert not pod.get("hostPID")
+        for container in (*pod.get("initContainers", []), *pod["containers"]):
+            context = container["securityContext"]
+            assert not context.get("privileged")
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"]["drop"] == ["ALL"]
+            rights[container["name"]] = context["capabilities"].get("add", [])
+    assert rights == {
+        "install-cni": [],
+        "router": ["NET_ADMIN", "NET_RAW", "SYS_ADMIN"],
+        "datapath": ["NET_ADMIN"],
+    }
+
+
+def test_a_new_manifest_leaves_what_carries_frames_alone() -> None:
+    datapath = daemon_set("weavepy-datapath")
+    assert datapath["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    assert datapath["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+    (router,) = daemon_set()["spec"]["template"]["spec"]["containers"]
+    assert "--separate-datapath" in router["command"]
 
 
 async def test_the_rights_are_exactly_what_the_code_asks_for() -> None:

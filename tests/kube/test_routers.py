@@ -44,8 +44,11 @@ class Server:
         return future.result(timeout=20)
 
     def start(self) -> None:
-        address = ("10.78.0.1", self._port)
-        listener = self._routers.inside_hub(lambda: socket.create_server(address))
+        host = self._routers.api_address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = self._routers.inside_hub(
+            lambda: socket.create_server((host, self._port), family=family)
+        )
         assert isinstance(listener, socket.socket)
         self._port = listener.getsockname()[1]
         self.do(self.api.start(listener))
@@ -66,8 +69,8 @@ class Server:
 
 
 @pytest.fixture
-def routers(tmp_path: Path) -> Iterator[Routers]:
-    made = Routers(tmp_path, 3)
+def routers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Routers]:
+    made = Routers(tmp_path, 3, getattr(request, "param", 4))
     yield made
     made.close()
 
@@ -157,3 +160,14 @@ def test_without_an_api_server_all_goes_on_and_what_it_says_wrongly_is_not_belie
     doubt = f"does not know the node {other.name}"
     wait_for("nobody is reclaimed", lambda: doubt in " ".join(witness.status().router.warnings), 90)
     assert owner.peer in witness.share()
+
+
+@pytest.mark.parametrize("routers", [6], indirect=True)
+def test_nodes_that_have_only_ipv6_are_a_mesh_and_give_out_ipv6_addresses(
+    hosts: list[Host],
+) -> None:
+    for host in hosts:
+        addresses = [row.address for row in host.status().connections]
+        assert sorted(address.startswith("[fd78::") for address in addresses) == [True, True]
+        answer = host.api.allocate(schema.AllocateRequest(owner="pod", timeout_s=20))
+        assert answer.address.startswith("fd32::")

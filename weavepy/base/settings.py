@@ -47,6 +47,11 @@ class Directories:
         return self.run / "datapath.pid"
 
     @property
+    def datapath_lock(self) -> Path:
+        """Held by a datapath that no router has started."""
+        return self.run / "datapath.lock"
+
+    @property
     def datapath_log_file(self) -> Path:
         return self.run / "datapath.log"
 

@@ -49,6 +49,11 @@ from weavepy.daemon.options import KubernetesOptions
     show_default=True,
     metavar="NAMESPACE/NAME",
 )
+@option(
+    "--separate-datapath",
+    "The datapath is another pod's (`weavepy datapath`): frames flow while this one is replaced.",
+    is_flag=True,
+)
 @router_options
 def kube(
     node_name: str,
@@ -59,6 +64,7 @@ def kube(
     token_file: str,
     ca_file: str,
     register: str,
+    separate_datapath: bool,
     **router: Any,
 ) -> int:
     """Run the router of this Kubernetes node, with the API server as its source of peers.
@@ -83,6 +89,7 @@ def kube(
     )
     options = dataclasses.replace(
         options.with_secret(secret.secret, secret.encrypted),
+        separate_datapath=separate_datapath,
         kubernetes=KubernetesOptions(node_name, server, (namespace, name)),
     )
     return run_router(options)

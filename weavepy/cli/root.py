@@ -18,6 +18,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "launch": ("launch", "Start the router of this host."),
         "join": ("launch", "Join the mesh that a token names, and start the router."),
         "kube": ("kube", "Run the router of a Kubernetes node."),
+        "datapath": ("datapath", "Run a datapath for a router that is started apart from it."),
         "stop": ("life", "Stop the router, by default with its datapath."),
         "reset": ("life", "Leave the mesh for good and forget it."),
     },

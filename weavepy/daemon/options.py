@@ -110,6 +110,8 @@ class Options:
     esp_rekey_s: int = DEFAULT_ESP_REKEY_S
     """How often the keys of encrypted tunnels are renewed."""
     log_level: str = "info"
+    separate_datapath: bool = False
+    """Somebody else starts and ends it, with `weavepy datapath`."""
     kubernetes: KubernetesOptions | None = None
     """None outside of Kubernetes."""
     directories: Directories

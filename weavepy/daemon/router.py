@@ -104,7 +104,7 @@ class Router:
         self.started_at = time.monotonic()
         self.snapshot: Snapshot | None = None
         """What the datapath said last; None while there is none."""
-        self.keep_datapath = False
+        self.keep_datapath = options.separate_datapath
         self._forgets: tuple[Path, ...] = ()
         self._stopping = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -147,6 +147,7 @@ class Router:
             underlay_mtu_bytes=self.underlay_mtu_bytes,
             encrypted=options.encrypted,
             offload=options.offload,
+            separate=options.separate_datapath,
         )
         connection, snapshot, adopted = await datapath.connect(self._datapath_options)
         self.snapshot = snapshot
@@ -341,7 +342,7 @@ class Router:
         await self._stopping.wait()
 
     def ask_to_stop(self, keep_datapath: bool) -> None:
-        self.keep_datapath = keep_datapath
+        self.keep_datapath = keep_datapath or self.options.separate_datapath
         self._stopping.set()
 
     def ask_to_forget(self) -> None:
@@ -355,7 +356,8 @@ class Router:
             directories.cluster_file,
             *sorted(directories.state.glob(directories.database_file.name + "*")),
         )
-        self.ask_to_stop(keep_datapath=False)
+        self.keep_datapath = False
+        self._stopping.set()
 
     async def stop(self) -> None:
         """Undo, newest first, what `start` did, however far it came."""
@@ -386,7 +388,8 @@ class Router:
             return
         if not self.keep_datapath and snapshot is not None:
             link.send(Shutdown())
-            await datapath.until_gone(snapshot.pid)
+            if not self.options.separate_datapath:
+                await datapath.until_gone(snapshot.pid)
         link.close()
 
     # --- inputs ------------------------------------------------------------------------------
