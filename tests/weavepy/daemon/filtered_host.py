@@ -33,9 +33,9 @@ class FilteredHost:
         inside(self.namespace, "ip", "link", "add", "weave", "type", "bridge")
         self.thread: Executor = Inside(world, self.namespace)
 
-    def service(self) -> PolicyService:
+    def service(self, *, always: bool = False) -> PolicyService:
         """As a router that starts, or starts again."""
-        return PolicyService(PolicyFilter("weave", Random(1)), self.thread)
+        return PolicyService(PolicyFilter("weave", Random(1)), self.thread, always=always)
 
     def tables(self) -> str:
         return inside(self.namespace, "nft", "-a", "list", "ruleset")
