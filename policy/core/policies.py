@@ -109,6 +109,10 @@ class Policies:
 
     # --- questions -------------------------------------------------------------------------------
 
+    def local_pods(self) -> list[Pod]:
+        """Those that chains are made for, in order; there may be many more elsewhere."""
+        return [self.pods[key] for key in sorted(self._locals)]
+
     def selecting(self, pod: Pod) -> Iterator[Policy]:
         """The policies that select this pod, in the order in which they came."""
         if not pod.participates or pod.unknown:

@@ -1,4 +1,4 @@
-"""`weavepy policy ...`: network policies on hosts without Kubernetes, and why a packet passes."""
+"""`weavepy policy ...`: network policies, and why a packet passes or not."""
 
 import sys
 from collections.abc import Iterator
@@ -43,7 +43,8 @@ port_option = click.option(
 def policy(context: click.Context) -> None:
     """Say who may talk to whom. Without a command: show what is in force.
 
-    The objects are those of Kubernetes (NetworkPolicy, Namespace, Pod). On hosts without it,
+    The objects are those of Kubernetes (NetworkPolicy, Namespace, Pod). There they come by
+    `kubectl apply`. On hosts without it, `weavepy policy apply` brings them, and
     `weavepy attach --label` says what the policies know a container by. docs/policy.md tells more.
     """
     if context.invoked_subcommand is None:

@@ -96,10 +96,7 @@ class PolicyService:
         policies = self.policies
         drops = await self._drops() if self._enforced else {}
         selected = Counter(
-            policy.key
-            for pod in policies.pods.values()
-            if pod.node == HERE
-            for policy in policies.selecting(pod)
+            policy.key for pod in policies.local_pods() for policy in policies.selecting(pod)
         )
         return schema.PolicyStatus(
             enforced=self._enforced,
@@ -121,8 +118,8 @@ class PolicyService:
             repairs=self._repairs,
             drops=[
                 _drops_of(pod, counts)
-                for _, pod in sorted(self.policies.pods.items())
-                if pod.node == HERE and [*self.policies.selecting(pod)]
+                for pod in self.policies.local_pods()
+                if pod.unknown or [*self.policies.selecting(pod)]
             ],
         )
 
