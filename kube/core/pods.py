@@ -49,7 +49,7 @@ class Pod(msgspec.Struct, frozen=True, array_like=True):
     """Succeeded or Failed."""
     created: str = ""
     wanted: str = ""
-    """The annotation that asks for addresses, unless it is too long to mean anything."""
+    """The annotation that asks for addresses; what is too long is cut, and then means nothing."""
 
     @property
     def key(self) -> str:
@@ -135,7 +135,7 @@ def _as_pod(found: _Pod) -> Pod:
         spec.host_network,
         status.phase in ("Succeeded", "Failed"),
         meta.creation_timestamp or "",
-        wanted if len(wanted) <= MAX_WANTED_LENGTH else "",
+        wanted if len(wanted) <= MAX_WANTED_LENGTH else f"{wanted[:MAX_WANTED_LENGTH]}...",
     )
 
 

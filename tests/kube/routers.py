@@ -38,7 +38,7 @@ class Host:
         self.peer = ""
         """The peer's name, once `is_settled` has seen it."""
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         self.folder.mkdir(exist_ok=True)
         (self.folder / "secret").write_text(SECRET)
         (self.folder / "token").write_text("token")
@@ -53,6 +53,7 @@ class Host:
                     *(sys.executable, "-m", "weavepy", "kube", f"--node-name={self.name}"),
                     *(f"--api-server={self._url}", f"--secret-file={self.folder}/secret"),
                     *(f"--token-file={self.folder}/token", f"--ipalloc-range={self._pods}"),
+                    *options,
                 ],
                 env=environment,
                 stdout=log,

@@ -54,6 +54,11 @@ from weavepy.daemon.options import KubernetesOptions
     "The datapath is another pod's (`weavepy datapath`): frames flow while this one is replaced.",
     is_flag=True,
 )
+@option(
+    "--allow-requested-addresses",
+    "Pods get the addresses that their annotation weavepy.io/addresses asks for.",
+    is_flag=True,
+)
 @router_options
 def kube(
     node_name: str,
@@ -65,6 +70,7 @@ def kube(
     ca_file: str,
     register: str,
     separate_datapath: bool,
+    allow_requested_addresses: bool,
     **router: Any,
 ) -> int:
     """Run the router of this Kubernetes node, with the API server as its source of peers.
@@ -90,6 +96,8 @@ def kube(
     options = dataclasses.replace(
         options.with_secret(secret.secret, secret.encrypted),
         separate_datapath=separate_datapath,
-        kubernetes=KubernetesOptions(node_name, server, (namespace, name)),
+        kubernetes=KubernetesOptions(
+            node_name, server, (namespace, name), allow_requested_addresses
+        ),
     )
     return run_router(options)

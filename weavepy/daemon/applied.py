@@ -40,6 +40,9 @@ MAX_OBJECTS = 20_000
 
 
 class AppliedObjects:
+    requested: None = None
+    """Nobody annotates pods here."""
+
     def __init__(
         self, service: PolicyService, file: Path, ourself: PeerName, nickname: str, tell: Tell
     ) -> None:

@@ -39,6 +39,7 @@ from weavepy.client import schema
 from weavepy.daemon import snapshot
 from weavepy.daemon.options import KubernetesOptions
 from weavepy.daemon.policies import HERE, PolicyService
+from weavepy.daemon.requested import RequestedAddresses
 from weavepy.daemon.snapshot import Snapshot
 from weavepy.daemon.watching import Follower, ServerSeen
 
@@ -68,6 +69,7 @@ class ClusterObjects:
         self.api = Api(options.server, options.register)
         self.seen = ServerSeen(rng)
         self.node_name = options.node_name
+        self.requested = RequestedAddresses(self.requested_addresses, options.requested_addresses)
         self._service = service
         self._rng = rng
         self._file = file
@@ -182,10 +184,11 @@ class ClusterObjects:
     async def delete(self, _: schema.PolicyObjects) -> schema.PolicyAnswer:
         raise UsageError(BY_HAND)
 
-    def requested_addresses(self, namespace: str, name: str) -> str:
-        """What the pod's annotation weavepy.io/addresses says; "" also if the pod is not known."""
-        pod = self._pods.watch.things.get(f"{namespace}/{name}")
-        return "" if pod is None else pod.wanted
+    def requested_addresses(self, pod: str, uid: str) -> str | None:
+        """What its annotation weavepy.io/addresses says, "" for nothing; None while that pod is not
+        known, as when there was another one of its name."""
+        known = self._pods.watch.things.get(pod)
+        return None if known is None or uid not in ("", known.uid) else known.wanted
 
     # --- what the server says --------------------------------------------------------------------
 

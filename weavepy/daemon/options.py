@@ -74,6 +74,8 @@ class KubernetesOptions:
     server: ApiServer
     register: tuple[str, str]
     """Namespace and name of the ConfigMap that holds what is decided once."""
+    requested_addresses: bool = False
+    """Whether pods may ask for addresses, by annotation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

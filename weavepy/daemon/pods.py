@@ -27,6 +27,7 @@ from weavepy.client import schema
 from weavepy.daemon.addresses import Interface, Network, parse_interface, parse_subnet
 from weavepy.daemon.api import Conflict, NotFound
 from weavepy.daemon.attachments import EXPOSE_OWNER, Addresses, Attachments, Gate
+from weavepy.daemon.requested import RequestedAddresses
 from weavepy.kernel.faults import reached
 
 log = logging.getLogger(__name__)
@@ -51,13 +52,16 @@ class Pods:
         *,
         journal_directory: str,
         has_datapath: Callable[[], bool],
+        requested: RequestedAddresses | None = None,
     ) -> None:
+        """`requested`: what pods themselves ask for; None where they have no way to."""
         self._host = host
         self._attachments = attachments
         self._addresses = addresses
         self._gate = gate
         self._journal = journal_directory
         self._has_datapath = has_datapath
+        self._requested = requested
         self._unwell_since: float | None = None
         self._gateways: dict[Network, Interface] = {}
         """Where the host is exposed as far as we saw to it."""
@@ -179,6 +183,8 @@ class Pods:
         exact = [parse_interface(each.address) for each in request.given] or [
             _parse_requested(text, subnet) for text in request.ips
         ]
+        if not exact and self._requested is not None:
+            exact = await self._requested.of(request, subnet)
         for interface in exact:
             taking = self._addresses.claim(owner, interface, request.timeout_s, kind)
             taken.append(await taking)

@@ -245,6 +245,7 @@ class Router:
             self.objects,
             journal_directory=str(directories.cni_journal),
             has_datapath=lambda: self.snapshot is not None,
+            requested=self.objects.requested,
         )
         self.capturing = Capturing(mesh, lambda: self._datapath)
         self.benching = benching.Benching(mesh, self.attachments, self._tell_bench)
