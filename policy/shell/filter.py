@@ -5,24 +5,37 @@ thread. What is in force when this process ends stays in force, and the next one
 
 Bridged frames come to the filter only if br_netfilter brings them there. It is switched on for our
 bridge alone (an attribute of the bridge, not the host's sysctl), and looked after like the rules.
+
+Where the kernel can (`weavepy.kernel.ownership`), nobody else changes the table while this process
+lives. Elsewhere, and while none lives, what others do to it is undone.
 """
 
 import logging
+import os
 from random import Random
+from typing import Any
 
 from policy.core.table import Changes, Table, difference
 from policy.shell import script
 from policy.shell.reading import Foreign, drops, understood
 from weavepy.kernel.netlink import explained, find_link, netlink
 from weavepy.kernel.nftables import NftFailed, list_table, run_transaction
+from weavepy.kernel.nftevents import TableWatch
+from weavepy.kernel.ownership import Session
 
 log = logging.getLogger(__name__)
 
+CALLS = ("br_nf_call_iptables", "br_nf_call_ip6tables")
+"""Attributes of a bridge."""
+
 
 class PolicyFilter:
-    def __init__(self, bridge: str, rng: Random) -> None:
+    def __init__(self, bridge: str, rng: Random, session: Session | None = None) -> None:
         self._bridge = bridge
-        self._table = f"inet {script.table_name(bridge)}"
+        self._name = script.table_name(bridge)
+        self._session = session or Session()
+        self.owned = False
+        """Whether nobody but us can change the table."""
         self._known_setting: script.Setting | None = None
         self._generation = rng.randrange(script.GENERATIONS)
 
@@ -35,7 +48,7 @@ class PolicyFilter:
             return
         generation = self._next(changes)
         try:
-            run_transaction(script.change(self._setting, changes, generation))
+            self._session.run(script.change(self._setting, changes, generation))
         except NftFailed as error:
             log.warning("the policies' table is not what it was: %s", error)
             self.restore(wanted)
@@ -53,23 +66,33 @@ class PolicyFilter:
 
         The first call of a new process adopts the table: where nothing differs, nothing happens.
         """
-        self._show_bridged_frames(True)
-        objects = list_table("inet", script.table_name(self._bridge))
+        hidden = self._show_bridged_frames(True)
+        if not self.owned:
+            self.owned = self._session.own("inet", self._name)
+        objects: list[dict[str, Any]] = []
         try:
-            if objects is None:
-                raise Foreign("the table is gone")
-            present, self._generation = understood(objects, self._setting, wanted)
-            changes = difference(present, wanted)
+            objects = list_table("inet", self._name) or []
+            found, self._generation = understood(objects, self._setting, wanted)
+            changes = difference(found, wanted)
             if not changes:
-                return False
+                return hidden
             generation = self._next(changes)
-            run_transaction(script.change(self._setting, changes, generation))
+            self._session.run(script.change(self._setting, changes, generation))
         except (Foreign, NftFailed) as error:
             log.info("making the policies' table anew: %s", error)
             generation = (self._generation + 1) % script.GENERATIONS
-            run_transaction(script.whole(self._setting, wanted, generation))
+            present = objects if self.owned else None
+            self._session.run(script.whole(self._setting, wanted, generation, present))
         self._generation = generation
         return True
+
+    def watch(self) -> TableWatch:
+        """Tells when others change the table, in the thread's network namespace."""
+        return TableWatch(self._name, lambda: (self._session.port, os.getpid()))
+
+    def close(self) -> None:
+        """What is in force stays."""
+        self._session.close()
 
     @property
     def _setting(self) -> script.Setting:
@@ -85,23 +108,32 @@ class PolicyFilter:
 
     def drops(self) -> dict[tuple[str, str], int]:
         """Packets dropped, by direction and address of the isolated pod, since it is isolated."""
-        return drops(list_table("inet", script.table_name(self._bridge)) or [])
+        return drops(list_table("inet", self._name) or [])
 
     def remove(self) -> None:
         """All of it; bridged frames are shown to packet filters no more."""
         self._show_bridged_frames(False)
-        run_transaction(f"add table {self._table}\ndelete table {self._table}\n")
+        first = "" if self._session.own("inet", self._name) else f"add table inet {self._name}\n"
+        self._session.run(f"{first}delete table inet {self._name}\n")
+        self.owned = False
 
     def _next(self, changes: Changes) -> int:
         """What was allowed stays so, unless something is forbidden now."""
         return (self._generation + changes.forbids) % script.GENERATIONS
 
-    def _show_bridged_frames(self, shown: bool) -> None:
+    def _show_bridged_frames(self, shown: bool) -> bool:
+        """Returns whether it was otherwise."""
         with explained(f"showing frames of {self._bridge} to packet filters"), netlink() as route:
             link = find_link(route, self._bridge)
-            if link is not None:
-                call = {"br_nf_call_iptables": int(shown), "br_nf_call_ip6tables": int(shown)}
-                route.link("set", index=link.index, kind="bridge", **call)
+            if link is None:
+                return False
+            data = route.link("get", index=link.index)[0].get_nested(
+                "IFLA_LINKINFO", "IFLA_INFO_DATA"
+            )
+            if all(data.get_attr(f"IFLA_{name.upper()}") == int(shown) for name in CALLS):
+                return False
+            route.link("set", index=link.index, kind="bridge", **dict.fromkeys(CALLS, int(shown)))
+            return True
 
 
 def can_log(group: int) -> bool:

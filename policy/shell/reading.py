@@ -52,6 +52,8 @@ def understood(
     Chains that are wanted are compared rule by rule; of others only the name is kept.
     """
     listed = _listed(objects)
+    if not listed.comments:
+        raise Foreign("there is nothing in it")
     try:
         generation = int(listed.comments["allowed"][0].split()[1])
         fixed = {
@@ -85,8 +87,10 @@ def _listed(objects: Iterable[dict[str, Any]]) -> _Listed:
         for kind in ("set", "map"):
             if kind in entry:
                 listed.elements[entry[kind]["name"]] = entry[kind].get("elem", [])
-        if entry.get("table", {}).get("flags"):
-            raise Foreign("a table that sleeps")
+        flags = entry.get("table", {}).get("flags")
+        if flags and not (isinstance(flags, list) and "owner" in flags):
+            # A single flag is not always told right (nft 1.0.6), and might be "dormant".
+            raise Foreign("a table that may sleep")
         if "chain" in entry:
             chain = entry["chain"]
             listed.comments[chain["name"]] = []

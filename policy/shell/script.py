@@ -31,6 +31,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 from policy.core.drops import Place, label
 from policy.core.objects import Family
@@ -45,6 +46,9 @@ from policy.core.table import (
     Table,
     Way,
 )
+
+REMOVABLE = ("map", "set", "chain", "flowtable", "counter", "quota", "limit")
+"""What can be in a table, in the order in which it can go: maps hold the chains they name."""
 
 PRIORITY = -5
 """Before the rules of others in the same hook, who may accept but not bring back what we drop."""
@@ -94,17 +98,31 @@ def way_name(way: Way) -> str:
     return f"{way[0]}{way[1]}"
 
 
-def whole(setting: Setting, table: Table, generation: int) -> str:
-    """In place of whatever is there. Atomic: no packet meets anything in between."""
+def whole(
+    setting: Setting, table: Table, generation: int, present: Iterable[dict[str, Any]] | None
+) -> str:
+    """In place of whatever is there. Atomic: no packet meets anything in between.
+
+    A table that is to stay itself, as it is owned, is emptied of what is `present` in it.
+    """
     name = f"inet {table_name(setting.bridge)}"
+    if present is None:
+        lines = [f"add table {name}", f"delete table {name}", f"add table {name}"]
+    else:
+        listed = [(kind, one[kind]["name"]) for one in present for kind in REMOVABLE if kind in one]
+        lines = [f"flush table {name}"]
+        lines += [
+            f"delete {kind} {name} {one}"
+            for kind, one in sorted(listed, key=lambda it: REMOVABLE.index(it[0]))
+        ]
     first = Changes(new_sets=table.sets, new_chains=table.chains, given=table.verdicts)
-    return f"add table {name}\ndelete table {name}\n" + change(setting, first, generation)
+    return "\n".join([*lines, change(setting, first, generation)])
 
 
 def change(setting: Setting, changes: Changes, generation: int) -> str:
     """On top of what is there. All fixed rules are stated anew, the generation with them."""
     name = f"inet {table_name(setting.bridge)}"
-    lines = [f"add table {name}", *_fixed(name, setting, generation)]
+    lines = _fixed(name, setting, generation)
     for set_name, content in changes.new_sets.items():
         lines.append(f"add set {name} {set_name} {{ {_set_type(content.kind, content.family)} }}")
         lines += _elements(f"add element {name} {set_name}", content, content.elements)
