@@ -12,11 +12,13 @@ lives. Elsewhere, and while none lives, what others do to it is undone.
 
 import logging
 import os
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 from policy.core.table import Changes, Table, difference
 from policy.shell import script
+from policy.shell.groups import Groups, Ports
 from policy.shell.reading import Foreign, drops, understood
 from weavepy.kernel.netlink import explained, find_link, netlink
 from weavepy.kernel.nftables import NftFailed, list_table, run_transaction
@@ -25,19 +27,32 @@ from weavepy.kernel.ownership import Session
 
 log = logging.getLogger(__name__)
 
+FAMILIES = ("bridge", "inet")
 CALLS = ("br_nf_call_iptables", "br_nf_call_ip6tables")
 """Attributes of a bridge."""
 
 
 class PolicyFilter:
-    def __init__(self, bridge: str, rng: Random, session: Session | None = None) -> None:
+    def __init__(
+        self,
+        bridge: str,
+        rng: Random,
+        session: Session | None = None,
+        ports: Ports = dict,
+    ) -> None:
         self._bridge = bridge
         self._name = script.table_name(bridge)
+        self._groups = Groups(bridge, ports)
         self._session = session or Session()
-        self.owned = False
-        """Whether nobody but us can change the table."""
+        self._owned: dict[str, bool] = {}
+        self._in_force = False
         self._known_setting: script.Setting | None = None
         self._generation = rng.randrange(script.GENERATIONS)
+
+    @property
+    def owned(self) -> bool:
+        """Whether nobody but us can change the tables."""
+        return bool(self._owned) and all(self._owned.values())
 
     def apply(self, changes: Changes, wanted: Table) -> None:
         """Bring `changes` into force, which make of what was applied before `wanted`. Atomic.
@@ -47,8 +62,10 @@ class PolicyFilter:
         if not changes:
             return
         generation = self._next(changes)
+        self._groups.follow(wanted)
+        lines = self._groups.changes()
         try:
-            self._session.run(script.change(self._setting, changes, generation))
+            self._session.run(script.change(self._setting, changes, generation, lines))
         except NftFailed as error:
             log.warning("the policies' table is not what it was: %s", error)
             self.restore(wanted)
@@ -56,33 +73,61 @@ class PolicyFilter:
         self._generation = generation
 
     def add(self, changes: Changes) -> None:
-        """On top of whatever is in the kernel, which is not looked at. Raises `NftFailed`."""
-        if changes:
-            self._show_bridged_frames(True)
-            run_transaction(script.change(self._setting, changes, self._next(changes)))
+        """On top of whatever is in the kernel, which stays. Raises `NftFailed`."""
+        if not changes:
+            return
+        self._show_bridged_frames(True)
+        self._own()
+        bridge, inet = (list_table(family, self._name) for family in FAMILIES)
+        first = [] if inet else [f"add table inet {self._name}"] * (not self._owned["inet"])
+        if not self._groups.read(bridge or [], inet or []):
+            first += self._groups.whole(bridge or () if self._owned["bridge"] else None)
+        lines = self._groups.additions(changes)
+        rest = script.change(self._setting, changes, self._next(changes), lines)
+        self._session.run("\n".join([*first, rest]))
+
+    def place(self, port: str, addresses: Sequence[str]) -> None:
+        """A port of the bridge has these addresses from now on, or is gone."""
+        self._groups.place(port, addresses)
+        lines = self._groups.changes() if self._in_force else []
+        if lines:
+            self._session.run("\n".join(lines) + "\n")
+
+    def addresses(self, mark: int) -> Sequence[str]:
+        """Of the port to which a packet went that has this mark."""
+        return self._groups.addresses(mark)
 
     def restore(self, wanted: Table) -> bool:
         """Compare with the kernel and change what differs; returns whether anything did.
 
-        The first call of a new process adopts the table: where nothing differs, nothing happens.
+        The first call of a new process adopts the tables: where nothing differs, nothing happens.
         """
         hidden = self._show_bridged_frames(True)
-        if not self.owned:
-            self.owned = self._session.own("inet", self._name)
-        objects: list[dict[str, Any]] = []
+        self._own()
+        self._groups.follow(wanted)
+        bridge: list[dict[str, Any]] = []
+        inet: list[dict[str, Any]] = []
         try:
-            objects = list_table("inet", self._name) or []
-            found, self._generation = understood(objects, self._setting, wanted)
-            changes = difference(found, wanted)
-            if not changes:
+            bridge, inet = (list_table(family, self._name) or [] for family in FAMILIES)
+            found, self._generation = understood(inet, self._setting, wanted)
+            if not self._groups.read(bridge, inet):
+                raise Foreign("the bridge's table")
+            self._in_force = True
+            changes, lines = difference(found, wanted), self._groups.changes()
+            if not changes and not lines:
                 return hidden
             generation = self._next(changes)
-            self._session.run(script.change(self._setting, changes, generation))
+            self._session.run(script.change(self._setting, changes, generation, lines))
         except (Foreign, NftFailed) as error:
-            log.info("making the policies' table anew: %s", error)
+            log.info("making the policies' tables anew: %s", error)
+            self._groups.read([], [])
             generation = (self._generation + 1) % script.GENERATIONS
-            present = objects if self.owned else None
-            self._session.run(script.whole(self._setting, wanted, generation, present))
+            first = self._groups.whole(bridge if self._owned["bridge"] else None)
+            present = inet if self._owned["inet"] else None
+            lines = self._groups.changes()
+            rest = script.whole(self._setting, wanted, generation, present, lines)
+            self._session.run("\n".join([*first, rest]))
+        self._in_force = True
         self._generation = generation
         return True
 
@@ -93,6 +138,10 @@ class PolicyFilter:
     def close(self) -> None:
         """What is in force stays."""
         self._session.close()
+
+    def _own(self) -> None:
+        if not self.owned:
+            self._owned = {it: self._session.own(it, self._name) for it in FAMILIES}
 
     @property
     def _setting(self) -> script.Setting:
@@ -113,9 +162,13 @@ class PolicyFilter:
     def remove(self) -> None:
         """All of it; bridged frames are shown to packet filters no more."""
         self._show_bridged_frames(False)
-        first = "" if self._session.own("inet", self._name) else f"add table inet {self._name}\n"
-        self._session.run(f"{first}delete table inet {self._name}\n")
-        self.owned = False
+        lines = []
+        for family in FAMILIES:
+            name = f"{family} {self._name}"
+            lines += [] if self._session.own(family, self._name) else [f"add table {name}"]
+            lines.append(f"delete table {name}")
+        self._session.run("\n".join(lines) + "\n")
+        self._owned, self._in_force = {}, False
 
     def _next(self, changes: Changes) -> int:
         """What was allowed stays so, unless something is forbidden now."""

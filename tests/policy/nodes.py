@@ -27,6 +27,7 @@ class Node:
         self.name = name
         self.namespace = namespace
         self.session = session
+        self.ports: dict[str, tuple[str, ...]] = {}
         self._make()
 
     def restart(self) -> None:
@@ -36,13 +37,18 @@ class Node:
 
     def _make(self) -> None:
         self.policies = Policies(lambda pod: pod.node == self.name)
-        self.filter = PolicyFilter(BRIDGE, Random(os.getpid()), self.session())
+        self.filter = PolicyFilter(BRIDGE, Random(os.getpid()), self.session(), lambda: self.ports)
 
     def run(self, *command: str) -> str:
         return run("ip", "netns", "exec", self.namespace, *command)
 
     def tell(self, document: Document) -> None:
         tell(self.policies, document)
+
+    def place(self, port: str, addresses: tuple[str, ...]) -> None:
+        """Before it is on the bridge."""
+        self.ports[port] = addresses
+        in_namespace(self.namespace, partial(self.filter.place, port, addresses))
 
     def settle(self) -> None:
         changes = self.policies.settle()

@@ -158,7 +158,8 @@ class Router:
         self.fastdp = self.chosen.policy
         self.tunnels = Tunnels(self.chosen.driver, self._tunnel_thread, self._tell_paths)
 
-        packet_filter = PolicyFilter(options.bridge, rng)
+        packet_filter = PolicyFilter(options.bridge, rng, ports=self.host.assigned)
+        self.host.on_assigned(packet_filter.place)
         self._undo.callback(packet_filter.close)
         self.policies = PolicyService(
             packet_filter, self._thread, always=options.kubernetes is not None
@@ -166,7 +167,9 @@ class Router:
         self._tampering = Tampering(packet_filter.watch, self.policies.repair)
         self._tampering.start()
         self._undo.callback(self._tampering.close)
-        self.drops = Drops(log_group(options.bridge), lambda: self.policies.policies)
+        self.drops = Drops(
+            log_group(options.bridge), self.policies.policies, packet_filter.addresses
+        )
         self.drops.start()
         self._undo.callback(self.drops.close)
         facts = await self._on_host(self.host.attachments)

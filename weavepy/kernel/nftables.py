@@ -68,10 +68,15 @@ def chain_policy(family: str, table: str, chain: str) -> str:
     return ""
 
 
-def set_elements(objects: list[dict[str, Any]], name: str) -> list[tuple[Any, str]]:
-    """The (value, comment) pairs of one set; a concatenation is a list, a prefix a dict."""
+def set_elements(
+    objects: list[dict[str, Any]], name: str, kind: str = "set"
+) -> list[tuple[Any, str]]:
+    """The (value, comment) pairs of one set; a concatenation is a list, a prefix a dict.
+
+    Of a map, each value is a list of what is mapped and to what.
+    """
     for entry in objects:
-        found = entry.get("set")
+        found = entry.get(kind)
         if found is not None and found["name"] == name:
             return [_element(element) for element in found.get("elem", [])]
     return []

@@ -28,6 +28,8 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 0x1, 0x4, 0x400
 NLMSG_ERROR = 2
 TABLE_NAME, TABLE_FLAGS = 1, 2
 ANSWER_TIMEOUT_S = 2.0
+MAX_TRIES = 5
+"""To find the library's socket: another thread may open one of its own at the same moment."""
 
 _opening = threading.Lock()
 
@@ -81,14 +83,15 @@ class Session:
     def _open(self) -> bool:
         if not nftables.has_library():
             return False
-        with _opening:
-            before = _netfilter_sockets()
-            context = nftables.Context()
-            new = [one for one in _netfilter_sockets().items() if one not in before.items()]
-        if len(new) != 1:
-            return False
-        self._context, self._socket = context, socket.socket(fileno=os.dup(new[0][0]))
-        return True
+        for _ in range(MAX_TRIES):
+            with _opening:
+                before = _netfilter_sockets()
+                context = nftables.Context()
+                new = [one for one in _netfilter_sockets().items() if one not in before.items()]
+            if len(new) == 1:
+                self._context, self._socket = context, socket.socket(fileno=os.dup(new[0][0]))
+                return True
+        return False
 
     def _answer(self) -> int:
         assert self._socket is not None

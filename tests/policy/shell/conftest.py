@@ -42,6 +42,7 @@ class Cluster(Namespaces):
             *f"ip -n {host} link add pod{number} type veth".split(),
             *f"peer eth0 netns {namespace.name}".split(),
         )
+        self.nodes[node].place(f"pod{number}", addresses)
         run("ip", "-n", host, "link", "set", f"pod{number}", "master", BRIDGE, "up")
         run("ip", "-n", namespace.name, "link", "set", "eth0", "up")
         for address in addresses:
