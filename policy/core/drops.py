@@ -6,12 +6,13 @@ told when he asks. Where the two disagree, because policies changed in between o
 belongs to no connection that is known, that is said instead of a reason.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Literal
 
 from policy.core.explain import End, Explanation, Service, Side, explain, lines
-from policy.core.objects import Address, Direction, Protocol
+from policy.core.objects import Direction, Protocol
 from policy.core.packets import Packet
 from policy.core.policies import Policies
 
@@ -60,8 +61,13 @@ def label(direction: Direction, place: Place) -> str:
     return f"{direction} {place}"
 
 
-def explained(policies: Policies, words: str, packet: Packet, mark: int) -> Drop | None:
-    """None if these are not words of ours. A packet to a group has its receiver in the mark."""
+def explained(
+    policies: Policies, words: str, packet: Packet, receivers: Sequence[str] = ()
+) -> Drop | None:
+    """None if these are not words of ours.
+
+    `receivers` are the addresses of the pod that would have got a packet to a group.
+    """
     direction, _, place = words.partition(" ")
     if direction not in ("ingress", "egress") or place not in PLACES:
         return None
@@ -70,7 +76,8 @@ def explained(policies: Policies, words: str, packet: Packet, mark: int) -> Drop
         source, destination, port = destination, source, packet.source_port
     receiver = destination
     if place == "group" and direction == "ingress":
-        receiver = _receiver(policies, destination, mark)
+        own = [ip_address(one) for one in receivers]
+        receiver = next((one for one in own if one.version == source.version), destination)
     protocol = _PORTED.get(packet.protocol)
     service = Service(protocol, port) if protocol is not None else Service()
     answer = explain(policies, source, receiver, service)
@@ -92,17 +99,6 @@ def _why(answer: Explanation, side: Side | None, place: str) -> list[str]:
     if place == "unjudged":
         return ["the beginning of this connection was not seen, so nobody knows who opened it"]
     return ["policies have changed since: by the present ones it passes"]
-
-
-def _receiver(policies: Policies, destination: Address, mark: int) -> Address:
-    """The pod here whose address ends like this."""
-    if isinstance(destination, IPv4Address):
-        return IPv4Address(mark)
-    for pod in policies.pods.values():
-        for address in pod.addresses:
-            if address.version == 6 and int(address) & 0xFFFFFFFF == mark:
-                return address
-    return destination
 
 
 class Repeats:

@@ -5,26 +5,54 @@ thread. What is in force when this process ends stays in force, and the next one
 
 Bridged frames come to the filter only if br_netfilter brings them there. It is switched on for our
 bridge alone (an attribute of the bridge, not the host's sysctl), and looked after like the rules.
+
+Where the kernel can (`weavepy.kernel.ownership`), nobody else changes the table while this process
+lives. Elsewhere, and while none lives, what others do to it is undone.
 """
 
 import logging
+import os
+from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 from policy.core.table import Changes, Table, difference
 from policy.shell import script
+from policy.shell.groups import Groups, Ports
 from policy.shell.reading import Foreign, drops, understood
 from weavepy.kernel.netlink import explained, find_link, netlink
 from weavepy.kernel.nftables import NftFailed, list_table, run_transaction
+from weavepy.kernel.nftevents import TableWatch
+from weavepy.kernel.ownership import Session
 
 log = logging.getLogger(__name__)
 
+FAMILIES = ("bridge", "inet")
+CALLS = ("br_nf_call_iptables", "br_nf_call_ip6tables")
+"""Attributes of a bridge."""
+
 
 class PolicyFilter:
-    def __init__(self, bridge: str, rng: Random) -> None:
+    def __init__(
+        self,
+        bridge: str,
+        rng: Random,
+        session: Session | None = None,
+        ports: Ports = dict,
+    ) -> None:
         self._bridge = bridge
-        self._table = f"inet {script.table_name(bridge)}"
+        self._name = script.table_name(bridge)
+        self._groups = Groups(bridge, ports)
+        self._session = session or Session()
+        self._owned: dict[str, bool] = {}
+        self._in_force = False
         self._known_setting: script.Setting | None = None
         self._generation = rng.randrange(script.GENERATIONS)
+
+    @property
+    def owned(self) -> bool:
+        """Whether nobody but us can change the tables."""
+        return bool(self._owned) and all(self._owned.values())
 
     def apply(self, changes: Changes, wanted: Table) -> None:
         """Bring `changes` into force, which make of what was applied before `wanted`. Atomic.
@@ -34,8 +62,10 @@ class PolicyFilter:
         if not changes:
             return
         generation = self._next(changes)
+        self._groups.follow(wanted)
+        lines = self._groups.changes()
         try:
-            run_transaction(script.change(self._setting, changes, generation))
+            self._session.run(script.change(self._setting, changes, generation, lines))
         except NftFailed as error:
             log.warning("the policies' table is not what it was: %s", error)
             self.restore(wanted)
@@ -43,33 +73,75 @@ class PolicyFilter:
         self._generation = generation
 
     def add(self, changes: Changes) -> None:
-        """On top of whatever is in the kernel, which is not looked at. Raises `NftFailed`."""
-        if changes:
-            self._show_bridged_frames(True)
-            run_transaction(script.change(self._setting, changes, self._next(changes)))
+        """On top of whatever is in the kernel, which stays. Raises `NftFailed`."""
+        if not changes:
+            return
+        self._show_bridged_frames(True)
+        self._own()
+        bridge, inet = (list_table(family, self._name) for family in FAMILIES)
+        first = [] if inet else [f"add table inet {self._name}"] * (not self._owned["inet"])
+        if not self._groups.read(bridge or [], inet or []):
+            first += self._groups.whole(bridge or () if self._owned["bridge"] else None)
+        lines = self._groups.additions(changes)
+        rest = script.change(self._setting, changes, self._next(changes), lines)
+        self._session.run("\n".join([*first, rest]))
+
+    def place(self, port: str, addresses: Sequence[str]) -> None:
+        """A port of the bridge has these addresses from now on, or is gone."""
+        self._groups.place(port, addresses)
+        lines = self._groups.changes() if self._in_force else []
+        if lines:
+            self._session.run("\n".join(lines) + "\n")
+
+    def addresses(self, mark: int) -> Sequence[str]:
+        """Of the port to which a packet went that has this mark."""
+        return self._groups.addresses(mark)
 
     def restore(self, wanted: Table) -> bool:
         """Compare with the kernel and change what differs; returns whether anything did.
 
-        The first call of a new process adopts the table: where nothing differs, nothing happens.
+        The first call of a new process adopts the tables: where nothing differs, nothing happens.
         """
-        self._show_bridged_frames(True)
-        objects = list_table("inet", script.table_name(self._bridge))
+        hidden = self._show_bridged_frames(True)
+        self._own()
+        self._groups.follow(wanted)
+        bridge: list[dict[str, Any]] = []
+        inet: list[dict[str, Any]] = []
         try:
-            if objects is None:
-                raise Foreign("the table is gone")
-            present, self._generation = understood(objects, self._setting, wanted)
-            changes = difference(present, wanted)
-            if not changes:
-                return False
+            bridge, inet = (list_table(family, self._name) or [] for family in FAMILIES)
+            found, self._generation = understood(inet, self._setting, wanted)
+            if not self._groups.read(bridge, inet):
+                raise Foreign("the bridge's table")
+            self._in_force = True
+            changes, lines = difference(found, wanted), self._groups.changes()
+            if not changes and not lines:
+                return hidden
             generation = self._next(changes)
-            run_transaction(script.change(self._setting, changes, generation))
+            self._session.run(script.change(self._setting, changes, generation, lines))
         except (Foreign, NftFailed) as error:
-            log.info("making the policies' table anew: %s", error)
+            log.info("making the policies' tables anew: %s", error)
+            self._groups.read([], [])
             generation = (self._generation + 1) % script.GENERATIONS
-            run_transaction(script.whole(self._setting, wanted, generation))
+            first = self._groups.whole(bridge if self._owned["bridge"] else None)
+            present = inet if self._owned["inet"] else None
+            lines = self._groups.changes()
+            rest = script.whole(self._setting, wanted, generation, present, lines)
+            self._session.run("\n".join([*first, rest]))
+        self._in_force = True
         self._generation = generation
         return True
+
+    def watch(self) -> TableWatch:
+        """Tells when others change the table, in the thread's network namespace."""
+        return TableWatch(self._name, lambda: (self._session.port, os.getpid()))
+
+    def close(self) -> None:
+        """What is in force stays."""
+        self._session.close()
+
+    def _own(self) -> None:
+        if not self.owned:
+            self._owned = {it: self._session.own(it, self._name) for it in FAMILIES}
 
     @property
     def _setting(self) -> script.Setting:
@@ -85,23 +157,36 @@ class PolicyFilter:
 
     def drops(self) -> dict[tuple[str, str], int]:
         """Packets dropped, by direction and address of the isolated pod, since it is isolated."""
-        return drops(list_table("inet", script.table_name(self._bridge)) or [])
+        return drops(list_table("inet", self._name) or [])
 
     def remove(self) -> None:
         """All of it; bridged frames are shown to packet filters no more."""
         self._show_bridged_frames(False)
-        run_transaction(f"add table {self._table}\ndelete table {self._table}\n")
+        lines = []
+        for family in FAMILIES:
+            name = f"{family} {self._name}"
+            lines += [] if self._session.own(family, self._name) else [f"add table {name}"]
+            lines.append(f"delete table {name}")
+        self._session.run("\n".join(lines) + "\n")
+        self._owned, self._in_force = {}, False
 
     def _next(self, changes: Changes) -> int:
         """What was allowed stays so, unless something is forbidden now."""
         return (self._generation + changes.forbids) % script.GENERATIONS
 
-    def _show_bridged_frames(self, shown: bool) -> None:
+    def _show_bridged_frames(self, shown: bool) -> bool:
+        """Returns whether it was otherwise."""
         with explained(f"showing frames of {self._bridge} to packet filters"), netlink() as route:
             link = find_link(route, self._bridge)
-            if link is not None:
-                call = {"br_nf_call_iptables": int(shown), "br_nf_call_ip6tables": int(shown)}
-                route.link("set", index=link.index, kind="bridge", **call)
+            if link is None:
+                return False
+            data = route.link("get", index=link.index)[0].get_nested(
+                "IFLA_LINKINFO", "IFLA_INFO_DATA"
+            )
+            if all(data.get_attr(f"IFLA_{name.upper()}") == int(shown) for name in CALLS):
+                return False
+            route.link("set", index=link.index, kind="bridge", **dict.fromkeys(CALLS, int(shown)))
+            return True
 
 
 def can_log(group: int) -> bool:

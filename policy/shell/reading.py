@@ -5,6 +5,7 @@ which are digests of their text. So only sets and verdicts have to be understood
 word for word as it was made here (`Foreign`) is a reason to make the whole table anew.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -14,6 +15,8 @@ from policy.core.objects import FAMILIES, Family
 from policy.core.table import WAYS, Chain, Element, SetContent, SetKind, Table
 from policy.shell.script import (
     DROPS,
+    GROUP_WAYS,
+    GROUPS,
     LOGGED,
     REPLIES,
     Setting,
@@ -52,6 +55,8 @@ def understood(
     Chains that are wanted are compared rule by rule; of others only the name is kept.
     """
     listed = _listed(objects)
+    if not listed.comments:
+        raise Foreign("there is nothing in it")
     try:
         generation = int(listed.comments["allowed"][0].split()[1])
         fixed = {
@@ -71,12 +76,14 @@ def understood(
 def drops(objects: Iterable[dict[str, Any]]) -> dict[tuple[str, str], int]:
     """Packets that went no further, by direction and address of the isolated pod."""
     listed = _listed(objects)
-    return {
-        (way[0], element["elem"]["val"]): element["elem"]["counter"]["packets"]
-        for way in WAYS
-        for element in listed.elements.get(way_name(way) + DROPS, ())
-        if isinstance(element, dict) and "counter" in element.get("elem", {})
-    }
+    found: Counter[tuple[str, str]] = Counter()
+    for way in WAYS:
+        for name in (way_name(way) + DROPS, way_name(way) + GROUPS + DROPS):
+            for element in listed.elements.get(name, ()):
+                if isinstance(element, dict) and "counter" in element.get("elem", {}):
+                    one = element["elem"]
+                    found[way[0], one.get("comment", one["val"])] += one["counter"]["packets"]
+    return dict(found)
 
 
 def _listed(objects: Iterable[dict[str, Any]]) -> _Listed:
@@ -85,8 +92,10 @@ def _listed(objects: Iterable[dict[str, Any]]) -> _Listed:
         for kind in ("set", "map"):
             if kind in entry:
                 listed.elements[entry[kind]["name"]] = entry[kind].get("elem", [])
-        if entry.get("table", {}).get("flags"):
-            raise Foreign("a table that sleeps")
+        flags = entry.get("table", {}).get("flags")
+        if flags and not (isinstance(flags, list) and "owner" in flags):
+            # A single flag is not always told right (nft 1.0.6), and might be "dormant".
+            raise Foreign("a table that may sleep")
         if "chain" in entry:
             chain = entry["chain"]
             listed.comments[chain["name"]] = []
@@ -117,6 +126,9 @@ def _chains(listed: _Listed, fixed: dict[str, list[str]], wanted: Table) -> dict
 def _sets(listed: _Listed) -> dict[str, SetContent]:
     found = {}
     fixed = [way_name(way) + suffix for way in WAYS for suffix in ("", REPLIES, DROPS, LOGGED)]
+    fixed += [
+        way_name(way) + GROUPS + suffix for way in GROUP_WAYS for suffix in ("", DROPS, LOGGED)
+    ]
     for name, elements in listed.elements.items():
         if name not in fixed:
             kind, family = KINDS[name.partition("_")[0]]

@@ -6,6 +6,7 @@ What a frame meets that the bridge forwards (br_netfilter brings it here) or the
                 else is asked, as that is what nearly all packets are. Not by our bridge: none of
                 our business. Neighbour discovery, errors about connections: pass.
                 Otherwise the source's egress and the destination's ingress are asked.
+    groups      what goes to everybody is asked, per packet, of the ingress of each who gets it
     replies     the same, for packets that go back: addresses and ports change places
     allowed     whatever came to the end is marked, so that its connection is asked no more
     unjudged    what belongs to no connection must not reach or leave a pod that is isolated at all
@@ -31,8 +32,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
-from policy.core.drops import Place, label
+from policy.core.drops import label
 from policy.core.objects import Family
 from policy.core.table import (
     WAYS,
@@ -46,6 +48,9 @@ from policy.core.table import (
     Way,
 )
 
+REMOVABLE = ("map", "set", "chain", "flowtable", "counter", "quota", "limit")
+"""What can be in a table, in the order in which it can go: maps hold the chains they name."""
+
 PRIORITY = -5
 """Before the rules of others in the same hook, who may accept but not bring back what we drop."""
 
@@ -57,15 +62,23 @@ _NEIGHBOURS = (
     "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, "
     "mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report"
 )
+_EXEMPT = (f"icmpv6 type {{ {_NEIGHBOURS} }}", "ip protocol igmp")
+"""Of packets to groups: what a network cannot do without."""
 _IP = {4: "ip", 6: "ip6"}
 _ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
 REPLIES = "_replies"
 DROPS = "_drops"
 LOGGED = "_logged"
+GROUPS = "_groups"
+GROUP_WAYS: tuple[Way, ...] = tuple(way for way in WAYS if way[0] == "ingress")
+MARK, MARK_MASK = 0x57000000, 0xFF000000
+"""Of packets that are not addressed to the pod to which the bridge takes them (`groups.py`)."""
+_MARKED = f"meta mark & {MARK_MASK:#x} == {MARK:#x}"
 
 LOG_RATE = "limit rate 5/second burst 10 packets"
 LOGGED_PODS = 4096
 """Of one direction, at once; a pod that is beyond is dropped from without a word."""
+_LOGGED = f"size {LOGGED_PODS}; flags dynamic, timeout; timeout 1m;"
 LOG_BYTES = 128
 LOG_GROUP = 6783
 """Of the default bridge; others have groups of their own."""
@@ -94,17 +107,37 @@ def way_name(way: Way) -> str:
     return f"{way[0]}{way[1]}"
 
 
-def whole(setting: Setting, table: Table, generation: int) -> str:
-    """In place of whatever is there. Atomic: no packet meets anything in between."""
-    name = f"inet {table_name(setting.bridge)}"
+def whole(
+    setting: Setting,
+    table: Table,
+    generation: int,
+    present: Iterable[dict[str, Any]] | None,
+    groups: Iterable[str],
+) -> str:
+    """In place of whatever is there. Atomic: no packet meets anything in between.
+
+    A table that is to stay itself, as it is owned, is emptied of what is `present` in it.
+    """
+    lines = emptied(f"inet {table_name(setting.bridge)}", present)
     first = Changes(new_sets=table.sets, new_chains=table.chains, given=table.verdicts)
-    return f"add table {name}\ndelete table {name}\n" + change(setting, first, generation)
+    return "\n".join([*lines, change(setting, first, generation, groups)])
 
 
-def change(setting: Setting, changes: Changes, generation: int) -> str:
-    """On top of what is there. All fixed rules are stated anew, the generation with them."""
+def emptied(name: str, present: Iterable[dict[str, Any]] | None) -> list[str]:
+    if present is None:
+        return [f"add table {name}", f"delete table {name}", f"add table {name}"]
+    listed = [(kind, one[kind]["name"]) for one in present for kind in REMOVABLE if kind in one]
+    listed.sort(key=lambda one: REMOVABLE.index(one[0]))
+    return [f"flush table {name}", *(f"delete {kind} {name} {one}" for kind, one in listed)]
+
+
+def change(setting: Setting, changes: Changes, generation: int, groups: Iterable[str] = ()) -> str:
+    """On top of what is there. All fixed rules are stated anew, the generation with them.
+
+    `groups` is what changes with this in `Groups`.
+    """
     name = f"inet {table_name(setting.bridge)}"
-    lines = [f"add table {name}", *_fixed(name, setting, generation)]
+    lines = _fixed(name, setting, generation)
     for set_name, content in changes.new_sets.items():
         lines.append(f"add set {name} {set_name} {{ {_set_type(content.kind, content.family)} }}")
         lines += _elements(f"add element {name} {set_name}", content, content.elements)
@@ -126,6 +159,7 @@ def change(setting: Setting, changes: Changes, generation: int) -> str:
         new = [address for address in given if address not in before]
         lines += _listed(f"add element {name} {way_name(way)}{DROPS}", new)
         lines += _verdicts("add", name, way, given)
+    lines += groups
     for chain_name in changes.old_chains:
         lines += [
             f"delete chain {name} {real_name}" for real_name in (chain_name, chain_name + REPLIES)
@@ -141,11 +175,11 @@ def chain_rules(name: str, chain: Chain) -> dict[str, list[str]]:
     back = "daddr" if chain.direction == "ingress" else "saddr"
     ip = _IP[chain.family]
     return {
-        name: _signed(
+        name: signed(
             [_match(one, f"{ip} {there}", "th dport") for one in chain.matches]
             + [f"goto {way}_denied"]
         ),
-        name + REPLIES: _signed(
+        name + REPLIES: signed(
             [_match(one, f"{ip} {back}", "th sport") for one in chain.matches]
             + [f"goto {way}_denied{REPLIES}"]
         ),
@@ -158,14 +192,33 @@ def fixed_chains(setting: Setting, generation: int) -> dict[str, tuple[str, list
     chains: dict[str, tuple[str, list[str]]] = {}
     asked: dict[str, list[str]] = {"": [], REPLIES: []}
     unjudged = []
+    groups = [f"{exempt} meta mark set 0 return" for exempt in _EXEMPT]
     for way in sorted(WAYS):
         ip, name = _IP[way[1]], way_name(way)
         own, other = ("daddr", "saddr") if way[0] == "ingress" else ("saddr", "daddr")
+        to_group = []
+        if way in GROUP_WAYS:
+            chains[f"{name}_denied{GROUPS}"] = (
+                "",
+                [
+                    *_log(setting, name + GROUPS, "meta mark", label(way[0], "group")),
+                    f"meta mark @{name}{GROUPS}{DROPS} drop",
+                    "drop",
+                ],
+            )
+            to_group = [f"{_MARKED} goto {name}_denied{GROUPS}"]
+            groups.append(f"meta nfproto ipv{way[1]} meta mark vmap @{name}{GROUPS}")
         for suffix, field in (("", own), (REPLIES, other)):
             chains[f"{name}_denied{suffix}"] = (
                 "",
                 [
-                    *_log(setting, way, field, "reply" if suffix else "new"),
+                    *([] if suffix else to_group),
+                    *_log(
+                        setting,
+                        name,
+                        f"{ip} {field}",
+                        label(way[0], "reply" if suffix else "new"),
+                    ),
                     f"{ip} {field} @{name}{DROPS} drop",
                     "drop",
                 ],
@@ -173,15 +226,16 @@ def fixed_chains(setting: Setting, generation: int) -> dict[str, tuple[str, list
             asked[suffix].append(f"{ip} {field} vmap @{name}{suffix}")
         for field in (own, other):
             isolated = f"{ip} {field} @{name}{DROPS}"
-            unjudged += [
-                f"{isolated} {rule}" for rule in (*_log(setting, way, field, "unjudged"), "drop")
-            ]
+            logged = _log(setting, name, f"{ip} {field}", label(way[0], "unjudged"))
+            unjudged += [f"{isolated} {rule}" for rule in (*logged, "drop")]
     chains["allowed"] = ("", [f"ct mark set ct mark & {_REST:#x} | {mark:#x} accept"])
     chains["unjudged"] = ("", [*unjudged, "accept"])
     chains["replies"] = ("", [*asked[REPLIES], "goto allowed"])
+    chains["groups"] = ("", [*groups, "meta mark set 0"])
     chains["forwarded"] = (
         f"{{ type filter hook forward priority {PRIORITY}; policy accept; }}",
         [
+            f"{_MARKED} jump groups",
             f"ct mark & {_MASK:#x} == {mark:#x} accept",
             f'iifname != "{setting.bridge}" oifname != "{setting.bridge}" accept',
             f"icmpv6 type {{ {_NEIGHBOURS} }} accept",
@@ -193,9 +247,9 @@ def fixed_chains(setting: Setting, generation: int) -> dict[str, tuple[str, list
             "goto allowed",
         ],
     )
-    signed = {name: (hook, _signed(rules)) for name, (hook, rules) in chains.items()}
-    signed["allowed"] = ("", [f'{rule[:-1]} {generation}"' for rule in signed["allowed"][1]])
-    return signed
+    told = {name: (hook, signed(rules)) for name, (hook, rules) in chains.items()}
+    told["allowed"] = ("", [f'{rule[:-1]} {generation}"' for rule in told["allowed"][1]])
+    return told
 
 
 def comment_of(rule: str) -> str:
@@ -210,22 +264,24 @@ def _fixed(name: str, setting: Setting, generation: int) -> list[str]:
         for suffix in ("", REPLIES):
             lines.append(f"add map {name} {way_name(way)}{suffix} {{ type {kind} : verdict; }}")
         lines.append(f"add set {name} {way_name(way)}{DROPS} {{ type {kind}; counter; }}")
-        lines.append(
-            f"add set {name} {way_name(way)}{LOGGED} {{ type {kind}; size {LOGGED_PODS};"
-            " flags dynamic, timeout; timeout 1m; }"
-        )
+        lines.append(f"add set {name} {way_name(way)}{LOGGED} {{ type {kind}; {_LOGGED} }}")
+        if way in GROUP_WAYS:
+            groups = f"{name} {way_name(way)}{GROUPS}"
+            lines.append(f"add map {groups} {{ type mark : verdict; }}")
+            lines.append(f"add set {groups}{DROPS} {{ type mark; counter; }}")
+            lines.append(f"add set {groups}{LOGGED} {{ type mark; {_LOGGED} }}")
     for chain, (hook, rules) in fixed_chains(setting, generation).items():
         lines += [f"add chain {name} {chain} {hook}".rstrip(), f"flush chain {name} {chain}"]
         lines += [f"add rule {name} {chain} {rule}" for rule in rules]
     return lines
 
 
-def _log(setting: Setting, way: Way, field: str, place: Place) -> list[str]:
+def _log(setting: Setting, name: str, key: str, prefix: str) -> list[str]:
     if setting.log_group is None:
         return []
-    limit = f"update @{way_name(way)}{LOGGED} {{ {_IP[way[1]]} {field} {LOG_RATE} }}"
+    limit = f"update @{name}{LOGGED} {{ {key} {LOG_RATE} }}"
     to = f"group {setting.log_group} snaplen {LOG_BYTES}"
-    return [f'{limit} log prefix "{label(way[0], place)}" {to}']
+    return [f'{limit} log prefix "{prefix}" {to}']
 
 
 def _match(match: Match, address: str, port: str) -> str:
@@ -239,7 +295,7 @@ def _match(match: Match, address: str, port: str) -> str:
     return " ".join([*parts, "return"])
 
 
-def _signed(rules: Iterable[str]) -> list[str]:
+def signed(rules: Iterable[str]) -> list[str]:
     return [
         f'{rule} comment "{blake2b(rule.encode(), digest_size=8).hexdigest()}"' for rule in rules
     ]

@@ -109,6 +109,11 @@ EXPERIMENTS = (
         probes.nft_log,
         "what network policies drop is counted, but neither traced nor logged: load nfnetlink_log",
     ),
+    Experiment(
+        "nftables, tables of one's own",
+        probes.nft_owned,
+        "who flushes the packet filter opens isolated pods until that is repaired, some 50 ms",
+    ),
     Experiment("ipset", probes.ipset, "nothing: weavepy uses nftables' own sets"),
     Experiment("tc netem", probes.netem, "nothing: `weavepy lab` brings its own loss and delay"),
     Experiment("tc tbf", probes.tbf, "`lab link --rate` is refused"),

@@ -26,7 +26,7 @@ bridge, from containers here and elsewhere: the overlay must not carry its own c
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
 
@@ -139,6 +139,10 @@ def link_local(mac: str) -> IPv6Address:
     return IPv6Address(b"\xfe\x80" + bytes(6) + octets[:3] + b"\xff\xfe" + octets[3:])
 
 
+Listener = Callable[[str, Sequence[str]], None]
+"""Is told which addresses a port has from now on, before it is on the bridge; none: it is gone."""
+
+
 class Filters:
     def __init__(self, bridge: str, mesh_ports: Sequence[int] = MESH_PORTS) -> None:
         self._bridge = bridge
@@ -147,6 +151,8 @@ class Filters:
         self._limits_storms = True
         self._stated = False
         """Whether the rules that are there are of this version."""
+
+        self.listener: Listener = _tell_nobody
 
     def ports(self) -> dict[str, Port]:
         """Every port that has filters, by host interface, as the kernel has them."""
@@ -178,12 +184,16 @@ class Filters:
             [f"delete element {self._in(name, value)}" for name, value in present - wanted]
             + [f"add element {self._in(name, value)}" for name, value in sorted(wanted - present)],
         )
+        self.listener(port.host_interface, [str(one.ip) for one in sorted(port.addresses, key=str)])
 
     def forbid(self, host_interfaces: Iterable[str]) -> None:
         """Forget these ports. The interfaces should be gone: without a filter, all may pass."""
-        gone = self._present(list(host_interfaces))
+        names = list(host_interfaces)
+        gone = self._present(names)
         if gone:
             self._change([f"delete element {self._in(name, value)}" for name, value in gone])
+        for name in names:
+            self.listener(name, ())
 
     def remove(self) -> None:
         """Both tables, at once."""
@@ -272,6 +282,10 @@ def _fields(set_name: str, rest: bytes) -> list[str]:
     if set_name == "target6":
         return [mac.hex(":"), hex(int.from_bytes(address))]
     return [mac.hex(":"), str(ip_address(address))]
+
+
+def _tell_nobody(host_interface: str, addresses: Sequence[str]) -> None:
+    return
 
 
 def _is_hook(rule: str) -> bool:

@@ -17,7 +17,7 @@ from router.shell import mend as mending
 from router.shell import namespaces
 from router.shell import pod as pods
 from router.shell.attach import AttachmentFacts
-from router.shell.filters import MESH_PORTS, Filters
+from router.shell.filters import MESH_PORTS, Filters, Listener
 from router.shell.mend import Seen
 from router.shell.pod import PodFacts, PodWish, Route
 from weavepy.kernel.netlink import HostError, IpInterface
@@ -127,6 +127,15 @@ class Host:
 
     def attachments(self) -> list[AttachmentFacts]:
         return attaching.attachments(self.bridge, self._filters)
+
+    def assigned(self) -> dict[str, list[str]]:
+        """The addresses of each port that has a filter."""
+        ports = self._filters.ports() if self._filters is not None else {}
+        return {name: [str(one.ip) for one in port.addresses] for name, port in ports.items()}
+
+    def on_assigned(self, listener: Listener) -> None:
+        if self._filters is not None:
+            self._filters.listener = listener
 
     def dropped(self) -> dict[str, int]:
         """Frames of containers that filters dropped, by reason."""

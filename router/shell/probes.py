@@ -24,6 +24,7 @@ from router.sleeve.ebpf import INGRESS_INTERFACE, loaded_filter
 from router.sleeve.tap import IFF_MULTI_QUEUE, TUNSETSTEERINGEBPF
 from weavepy.kernel.netlink import MissingRights, find_link, netlink
 from weavepy.kernel.nftables import run_transaction
+from weavepy.kernel.ownership import Session
 
 UDP_SEGMENT = 103
 UDP_GRO = 104
@@ -238,6 +239,16 @@ def nft_log() -> str:
         "add chain inet probe c { type filter hook forward priority 0; }\n"
         "add rule inet probe c log group 6783 snaplen 128\n"
     )
+    return ""
+
+
+def nft_owned() -> str:
+    session = Session()
+    try:
+        if not session.own("inet", "probe"):
+            raise Absent("needs Linux 6.9 and libnftables")
+    finally:
+        session.close()
     return ""
 
 

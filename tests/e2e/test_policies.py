@@ -5,6 +5,7 @@ of `other` on h2. Each demo is a file that is applied on both hosts.
 """
 
 import json
+import select
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ http {{
 }}
 """
 PORTS = (80, 8080)
+EVERYBODY, SHOUTED = "10.47.255.255", 9999
 Table = set[tuple[str, str, int]]
 """From, to, port."""
 
@@ -126,6 +128,27 @@ class Shop:
         plain = pod.partition("@")[0]
         return next(name for name, (space, own, _) in PODS.items() if plain == f"{space}/{own}")
 
+    def hear(self, source: str, expected: set[str]) -> set[str]:
+        """Who gets a datagram that goes to everybody; those who should are waited for."""
+        ears = {
+            self.lab.inside(name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)): name
+            for name in PODS
+            if name != source
+        }
+        heard: set[str] = set()
+        with self.lab.inside(
+            source, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        ) as mouth:
+            for ear in ears:
+                ear.bind(("", SHOUTED))
+            mouth.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            mouth.sendto(b"all", (EVERYBODY, SHOUTED))
+            while ready := select.select([*ears], [], [], 0.6 if heard >= expected else 5)[0]:
+                heard |= {ears[ear] for ear in ready if ear.recv(10)}
+        for ear in ears:
+            ear.close()
+        return heard
+
     def get(self, source: str) -> str:
         """The page, as a client in that container reads it."""
         client = self.lab.inside(source, lambda: socket.socket())
@@ -180,11 +203,14 @@ def test_the_five_demos(make_lab: MakeLab, tmp_path: Path, options: list[str]) -
     wait_for_overlay(lab, both_ways(("h1", "h2")), "fastdp" if options else "sleeve")
     with shop(lab, tmp_path) as demo:
         everything = demo.everything()
+        assert demo.hear("h2c2", {"h1c1", "h1c2", "h2c1"}) == {"h1c1", "h1c2", "h2c1"}
         out_of_shop = {key for key in everything if key[1] == "h2c2"}
         demo.check(everything)
 
         demo.apply(DENY_ALL)
         demo.check(out_of_shop)
+        assert demo.hear("h1c2", {"h2c2"}) == {"h2c2"}
+        assert demo.hear("h2c2", set()) == set()
         demo.apply(DENY_BOTH)
         demo.check(set())
         demo.apply(ALLOW_ALL)
@@ -194,6 +220,7 @@ def test_the_five_demos(make_lab: MakeLab, tmp_path: Path, options: list[str]) -
         demo.apply(NGINX_FOR_ALL)
         demo.check(out_of_shop | {key for key in everything if key[1] == "h1c1"})
         assert "200 OK" in demo.get("h2c2")
+        assert demo.hear("h2c2", {"h1c1"}) == {"h1c1"}
         demo.delete(NGINX_FOR_ALL)
 
         demo.apply(NGINX_PORT)

@@ -9,27 +9,46 @@ from policy.shell.filter import PolicyFilter
 from tests.namespaces import run
 from tests.policy.interpreter import tell
 from tests.policy.model import Document
+from weavepy.kernel.ownership import Session
 from weavepy.lab.system import in_namespace
 
 BRIDGE = "weave"
 
 
+class OldKernel(Session):
+    """In which anybody with the right to may change any table."""
+
+    def own(self, family: str, table: str) -> bool:
+        return False
+
+
 class Node:
-    def __init__(self, name: str, namespace: str) -> None:
+    def __init__(self, name: str, namespace: str, session: type[Session] = Session) -> None:
         self.name = name
         self.namespace = namespace
-        self.restart()
+        self.session = session
+        self.ports: dict[str, tuple[str, ...]] = {}
+        self._make()
 
     def restart(self) -> None:
         """Nothing is left of it but what is in the kernel."""
+        self.filter.close()
+        self._make()
+
+    def _make(self) -> None:
         self.policies = Policies(lambda pod: pod.node == self.name)
-        self.filter = PolicyFilter(BRIDGE, Random(os.getpid()))
+        self.filter = PolicyFilter(BRIDGE, Random(os.getpid()), self.session(), lambda: self.ports)
 
     def run(self, *command: str) -> str:
         return run("ip", "netns", "exec", self.namespace, *command)
 
     def tell(self, document: Document) -> None:
         tell(self.policies, document)
+
+    def place(self, port: str, addresses: tuple[str, ...]) -> None:
+        """Before it is on the bridge."""
+        self.ports[port] = addresses
+        in_namespace(self.namespace, partial(self.filter.place, port, addresses))
 
     def settle(self) -> None:
         changes = self.policies.settle()

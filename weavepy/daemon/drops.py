@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
@@ -31,9 +31,13 @@ MAX_WAITING = 1000
 
 
 class Drops:
-    def __init__(self, group: int, policies: Callable[[], Policies]) -> None:
+    def __init__(
+        self, group: int, policies: Policies, receivers: Callable[[int], Sequence[str]]
+    ) -> None:
+        """`receivers` are the addresses of the pod to which a packet with this mark went."""
         self._group = group
         self._policies = policies
+        self._receivers = receivers
         self._source: PacketLog | None = None
         self._why_not = "the router is starting"
         self._traces: dict[int, Trace] = {}
@@ -76,7 +80,7 @@ class Drops:
             packet = read_packet(one.packet)
             if packet is None:
                 continue
-            drop = explained(self._policies(), one.prefix, packet, one.mark)
+            drop = explained(self._policies, one.prefix, packet, self._receivers(one.mark))
             if drop is None:
                 continue
             for trace in self._traces.values():

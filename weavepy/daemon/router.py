@@ -78,6 +78,7 @@ from weavepy.daemon.policies import PolicyService
 from weavepy.daemon.requests import Requests
 from weavepy.daemon.ring import RingService, init_mode, running_addresses
 from weavepy.daemon.service import RouterService
+from weavepy.daemon.tampering import Tampering
 from weavepy.daemon.tunnels import Input, Tunnels
 from weavepy.kernel.thread import KernelThread
 
@@ -157,10 +158,18 @@ class Router:
         self.fastdp = self.chosen.policy
         self.tunnels = Tunnels(self.chosen.driver, self._tunnel_thread, self._tell_paths)
 
+        packet_filter = PolicyFilter(options.bridge, rng, ports=self.host.assigned)
+        self.host.on_assigned(packet_filter.place)
+        self._undo.callback(packet_filter.close)
         self.policies = PolicyService(
-            PolicyFilter(options.bridge, rng), self._thread, always=options.kubernetes is not None
+            packet_filter, self._thread, always=options.kubernetes is not None
         )
-        self.drops = Drops(log_group(options.bridge), lambda: self.policies.policies)
+        self._tampering = Tampering(packet_filter.watch, self.policies.repair)
+        self._tampering.start()
+        self._undo.callback(self._tampering.close)
+        self.drops = Drops(
+            log_group(options.bridge), self.policies.policies, packet_filter.addresses
+        )
         self.drops.start()
         self._undo.callback(self.drops.close)
         facts = await self._on_host(self.host.attachments)
@@ -271,6 +280,7 @@ class Router:
         self.node.handle_timeout(loop.time())
         self._timer.arm()
         self._start_task("repair", self._repair_for_ever())
+        self._start_task("tampering", self._tampering.repair_for_ever())
         self._start_task("reconcile", self._reconcile_for_ever())
         self._start_task("addresses", self._watch_addresses_for_ever())
         if self.kubernetes is not None:

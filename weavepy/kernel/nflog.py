@@ -67,13 +67,13 @@ class PacketLog:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
             # Whatever is bound without asking takes the number of the process (`nftables.py`).
             self._socket.bind((int.from_bytes(os.urandom(4)) | 1 << 31, 0))
-            self._configure(group, _attribute(CFG_CMD, bytes([CMD_BIND])))
+            self._configure(group, attribute(CFG_CMD, bytes([CMD_BIND])))
             mode = struct.pack(">IBx", SNAP_BYTES, COPY_PACKET)
             self._configure(
                 group,
-                _attribute(CFG_MODE, mode)
-                + _attribute(CFG_TIMEOUT, struct.pack(">I", BATCH_HUNDREDTHS_S))
-                + _attribute(CFG_QTHRESH, struct.pack(">I", BATCH)),
+                attribute(CFG_MODE, mode)
+                + attribute(CFG_TIMEOUT, struct.pack(">I", BATCH_HUNDREDTHS_S))
+                + attribute(CFG_QTHRESH, struct.pack(">I", BATCH)),
             )
             self._socket.setblocking(False)
         except BaseException:
@@ -121,13 +121,13 @@ class PacketLog:
     def _answer(self) -> int:
         """The errno that the kernel answers with; packets may come in between."""
         while True:
-            for kind, body in _messages(self._socket.recv(_READ_BYTES)):
+            for kind, body in messages(self._socket.recv(_READ_BYTES)):
                 if kind == NLMSG_ERROR:
                     return -int(struct.unpack_from("=i", body)[0])
 
 
 def _logged(data: bytes) -> Iterator[Logged]:
-    for kind, body in _messages(data):
+    for kind, body in messages(data):
         if kind != MSG_PACKET:
             continue
         fields = dict(_attributes(body[4:]))
@@ -138,7 +138,7 @@ def _logged(data: bytes) -> Iterator[Logged]:
         )
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     offset = 0
     while offset + 16 <= len(data):
         length, kind = struct.unpack_from("=IH", data, offset)
@@ -158,5 +158,5 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += -(-length // 4) * 4
 
 
-def _attribute(kind: int, content: bytes) -> bytes:
+def attribute(kind: int, content: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(content), kind) + content + bytes(-len(content) % 4)

@@ -37,7 +37,7 @@ def run_transaction(script: str) -> None:
     else:
         status, _, errors = _kept_context.get().run(script)
     if status != 0:
-        raise _failure(errors)
+        raise failure(errors)
 
 
 def list_table(family: str, table: str) -> list[dict[str, Any]] | None:
@@ -46,8 +46,11 @@ def list_table(family: str, table: str) -> list[dict[str, Any]] | None:
     if status != 0:
         if "No such file or directory" in errors:
             return None
-        raise _failure(errors)
-    objects: list[dict[str, Any]] = json.loads(output)["nftables"]
+        raise failure(errors)
+    try:
+        objects: list[dict[str, Any]] = json.loads(output)["nftables"]
+    except ValueError as error:
+        raise NftFailed(f"nft lists {family} {table} in a way that is no JSON") from error
     return objects
 
 
@@ -65,10 +68,15 @@ def chain_policy(family: str, table: str, chain: str) -> str:
     return ""
 
 
-def set_elements(objects: list[dict[str, Any]], name: str) -> list[tuple[Any, str]]:
-    """The (value, comment) pairs of one set; a concatenation is a list, a prefix a dict."""
+def set_elements(
+    objects: list[dict[str, Any]], name: str, kind: str = "set"
+) -> list[tuple[Any, str]]:
+    """The (value, comment) pairs of one set; a concatenation is a list, a prefix a dict.
+
+    Of a map, each value is a list of what is mapped and to what.
+    """
     for entry in objects:
-        found = entry.get("set")
+        found = entry.get(kind)
         if found is not None and found["name"] == name:
             return [_element(element) for element in found.get("elem", [])]
     return []
@@ -95,10 +103,10 @@ def _list(what: list[str]) -> tuple[int, str, str]:
     command = ["list", *what]
     if _library is None:
         return _run_program(["-j", *command], "")
-    return _Context(OUTPUT_JSON).run(" ".join(command))
+    return Context(OUTPUT_JSON).run(" ".join(command))
 
 
-class _Context:
+class Context:
     """The library's, with a connection to the network namespace of the thread that makes it."""
 
     def __init__(self, flags: int = 0) -> None:
@@ -123,6 +131,10 @@ class _Context:
         return status & 0xFF, output.decode(), errors.decode()
 
 
+def has_library() -> bool:
+    return _library is not None
+
+
 def _load_library() -> Any:
     try:
         library = ctypes.CDLL(LIBRARY)
@@ -142,7 +154,7 @@ def _load_library() -> Any:
 
 
 _library = _load_library()
-_kept_context = Kept(_Context)
+_kept_context = Kept(Context)
 
 
 def _run_program(arguments: list[str], script: str) -> tuple[int, str, str]:
@@ -166,7 +178,7 @@ def _run_program(arguments: list[str], script: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def _failure(errors: str) -> HostError:
+def failure(errors: str) -> HostError:
     first = errors.strip().splitlines()[0] if errors.strip() else "without saying why"
     if "Operation not permitted" in errors:
         return MissingRights("changing packet filters: not permitted; run as root")

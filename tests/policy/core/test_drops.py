@@ -21,7 +21,7 @@ def packet(source: str, destination: str, ports: tuple[int, int] = (4000, 80)) -
 
 def test_a_drop_has_the_names_and_the_policies_that_isolate() -> None:
     policies = policies_of(WORLD, lambda pod: True)
-    drop = explained(policies, "ingress new", packet(A, B), 0)
+    drop = explained(policies, "ingress new", packet(A, B))
     assert drop is not None
     assert str(drop) == f"x/a ({A}) -> x/b ({B}) 80/tcp: ingress of x/b ({B}), isolated by x/closed"
     assert drop.why[-1] == "and no rule allows anything"
@@ -29,7 +29,7 @@ def test_a_drop_has_the_names_and_the_policies_that_isolate() -> None:
 
 def test_a_packet_that_goes_back_is_of_the_connection_that_it_answers() -> None:
     policies = policies_of(WORLD, lambda pod: True)
-    drop = explained(policies, "ingress reply", packet(B, A, (80, 4000)), 0)
+    drop = explained(policies, "ingress reply", packet(B, A, (80, 4000)))
     assert drop is not None
     assert (str(drop.source.address), drop.service) == (A, "80/tcp")
     assert drop.policies == ("x/closed",)
@@ -43,16 +43,14 @@ def test_a_drop_that_present_policies_do_not_explain_is_not_explained_by_them(
     words: str, reason: str
 ) -> None:
     world = [*WORLD, policy("open", labels(app="web"), ingress=OPEN)]
-    drop = explained(policies_of(world, lambda pod: True), words, packet(A, B), 0)
+    drop = explained(policies_of(world, lambda pod: True), words, packet(A, B))
     assert drop is not None
     assert reason in drop.why[0]
 
 
 def test_a_packet_to_a_group_is_told_with_the_pod_that_does_not_get_it() -> None:
-    mark = int(ip_address(B))
-    drop = explained(
-        policies_of(WORLD, lambda pod: True), "ingress group", packet(A, "224.0.0.251"), mark
-    )
+    to_all = packet(A, "224.0.0.251")
+    drop = explained(policies_of(WORLD, lambda pod: True), "ingress group", to_all, ("fd00::2", B))
     assert drop is not None
     assert str(drop.destination) == "x/b (224.0.0.251)"
     assert drop.policies == ("x/closed",)
@@ -61,7 +59,7 @@ def test_a_packet_to_a_group_is_told_with_the_pod_that_does_not_get_it() -> None
 def test_words_of_somebody_else_are_no_drop() -> None:
     policies = policies_of(WORLD, lambda pod: True)
     for words in ("", "ingress", "DROP new", "ingress else"):
-        assert explained(policies, words, packet(A, B), 0) is None
+        assert explained(policies, words, packet(A, B)) is None
 
 
 @given(st.binary(max_size=200))

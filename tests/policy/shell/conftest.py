@@ -10,16 +10,17 @@ from policy.core.objects import Pod
 from policy.core.parsing import parse
 from tests.namespaces import Namespaces, can_make_namespaces, run
 from tests.policy.model import Document
-from tests.policy.nodes import BRIDGE, Node
+from tests.policy.nodes import BRIDGE, Node, OldKernel
 from tests.policy.reach import Reach
+from weavepy.kernel.ownership import Session
 
 PORTS = (80, 81, 5353)
 
 
 class Cluster(Namespaces):
-    def __init__(self) -> None:
+    def __init__(self, session: type[Session] = Session) -> None:
         super().__init__()
-        self.nodes = {name: Node(name, self.add(name).name) for name in ("one", "two")}
+        self.nodes = {name: Node(name, self.add(name).name, session) for name in ("one", "two")}
         self.pods: dict[str, Path] = {}
         for number, node in enumerate(self.nodes.values(), 1):
             node.run("ip", "link", "add", BRIDGE, "type", "bridge", "forward_delay", "0")
@@ -41,6 +42,7 @@ class Cluster(Namespaces):
             *f"ip -n {host} link add pod{number} type veth".split(),
             *f"peer eth0 netns {namespace.name}".split(),
         )
+        self.nodes[node].place(f"pod{number}", addresses)
         run("ip", "-n", host, "link", "set", f"pod{number}", "master", BRIDGE, "up")
         run("ip", "-n", namespace.name, "link", "set", "eth0", "up")
         for address in addresses:
@@ -81,12 +83,34 @@ class Cluster(Namespaces):
         ]
         assert not any(ping.wait(15) for ping in pings)
 
+    def remove(self) -> None:
+        for node in self.nodes.values():
+            node.filter.close()
+        super().remove()
+
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
+    yield from _cluster(Session)
+
+
+@pytest.fixture
+def owned_cluster(cluster: Cluster) -> Cluster:
+    if not all(node.filter.owned for node in cluster.nodes.values()):
+        pytest.skip("this kernel has no tables that one process owns (Linux 6.9)")
+    return cluster
+
+
+@pytest.fixture
+def open_cluster() -> Iterator[Cluster]:
+    """As on a kernel where whoever may change one table may change all."""
+    yield from _cluster(OldKernel)
+
+
+def _cluster(session: type[Session]) -> Iterator[Cluster]:
     if not can_make_namespaces():
         pytest.skip("needs root, to make network namespaces")
-    made = Cluster()
+    made = Cluster(session)
     try:
         yield made
     finally:

@@ -45,7 +45,8 @@ class Listener:
             for one in self.log.read():
                 packet = read_packet(one.packet)
                 assert packet is not None
-                drop = explained(self.node.policies, one.prefix, packet, one.mark)
+                receivers = self.node.filter.addresses(one.mark)
+                drop = explained(self.node.policies, one.prefix, packet, receivers)
                 assert drop is not None
                 found[str(drop)] = drop
                 self.raw += 1

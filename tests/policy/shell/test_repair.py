@@ -1,6 +1,7 @@
 """What is in the kernel outlives who put it there, and what others do to it is undone."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,14 @@ OBJECTS: list[Document] = [
 ]
 
 
-def ruleset(node: Node) -> object:
+STRANGE = "add chain inet weavepy_policy strange { type filter hook forward priority 0; }"
+
+
+def handles(listed: list[dict[str, Any]], kind: str) -> list[int]:
+    return [one[kind]["handle"] for one in listed if kind in one]
+
+
+def ruleset(node: Node) -> list[dict[str, Any]]:
     """As nft lists it, with the handles, which tell what was made anew."""
     listed = json.loads(node.run("nft", "-j", "list", "ruleset"))["nftables"]
     return [one for one in listed if "metainfo" not in one]
@@ -47,6 +55,12 @@ def ruleset(node: Node) -> object:
 def one(cluster: Cluster) -> Node:
     cluster.tell(*OBJECTS)
     return cluster.nodes["one"]
+
+
+@pytest.fixture
+def open_one(open_cluster: Cluster) -> Node:
+    open_cluster.tell(*OBJECTS)
+    return open_cluster.nodes["one"]
 
 
 def test_what_was_made_is_read_back_as_the_same(one: Node) -> None:
@@ -97,8 +111,8 @@ def test_a_restart_removes_what_is_wanted_no_more_and_adds_what_is_new(one: Node
         "add set inet weavepy_policy strange { type ipv4_addr; }",
     ],
 )
-def test_what_somebody_else_does_to_the_table_is_undone(one: Node, harm: str) -> None:
-    table = one.policies.table
+def test_what_somebody_else_does_to_the_table_is_undone(open_one: Node, harm: str) -> None:
+    one, table = open_one, open_one.policies.table
     names = {
         "CHAIN": next(name for name in table.chains if name.startswith("ingress4")),
         "PODS": next(name for name in table.sets if name.startswith("pods4")),
@@ -110,9 +124,49 @@ def test_what_somebody_else_does_to_the_table_is_undone(one: Node, harm: str) ->
     assert not one.restore()
 
 
-def test_a_change_after_a_flush_brings_back_all_of_it(cluster: Cluster, one: Node) -> None:
+def test_a_change_after_a_flush_brings_back_all_of_it(
+    open_cluster: Cluster, open_one: Node
+) -> None:
+    open_one.run("nft", "flush", "ruleset")
+    open_cluster.tell(pod("d", "10.1.0.4", node="two", app="client"))
+    assert not open_one.restore()
+
+
+def test_nobody_else_changes_the_table_while_its_filter_lives(
+    owned_cluster: Cluster, one: Node
+) -> None:
+    before = ruleset(one)
     one.run("nft", "flush", "ruleset")
-    cluster.tell(pod("d", "10.1.0.4", node="two", app="client"))
+    for harm in ("delete table inet weavepy_policy", "flush chain inet weavepy_policy forwarded"):
+        with pytest.raises(AssertionError, match="Operation not permitted"):
+            one.run("nft", harm)
+    assert ruleset(one) == before
+    assert not one.restore()
+
+
+def test_a_table_whose_filter_died_is_taken_over_as_it_is_and_closed_to_others_again(
+    owned_cluster: Cluster, one: Node
+) -> None:
+    before = ruleset(one)
+    pods = next(name for name in one.policies.table.sets if name.startswith("pods4"))
+    one.restart()
+    one.run("nft", f"add element inet weavepy_policy {pods} {{ 192.0.2.9 }}")
+    for document in OBJECTS:
+        one.tell(document)
+    assert one.restore()
+    assert handles(ruleset(one), "set") == handles(before, "set")
+
+
+@pytest.mark.parametrize("harm", ["flush map inet weavepy_policy ingress4", STRANGE])
+def test_what_was_done_to_a_table_that_nobody_owned_for_a_while_is_undone(
+    one: Node, harm: str
+) -> None:
+    one.restart()
+    one.run("nft", harm)
+    for document in OBJECTS:
+        one.tell(document)
+    assert one.restore()
+    one.run("nft", "flush", "ruleset")
     assert not one.restore()
 
 
@@ -126,5 +180,6 @@ def test_frames_of_the_bridge_are_shown_to_the_filter_again(
     node.run("ip", "link", "set", "weave", "type", "bridge", "nf_call_iptables", "0")
     table = reach.among(a, b)
     assert table.table([Cell(a, B, "TCP", 80)])
-    node.restore()
+    assert node.restore()
     assert not table.table([Cell(a, B, "TCP", 80)])
+    assert not node.restore()

@@ -12,6 +12,7 @@ from policy.shell.filter import PolicyFilter
 from router.shell.attach import AttachmentFacts
 from tests.namespaces import Namespaces, inside
 from weavepy.daemon.policies import PolicyService
+from weavepy.kernel.ownership import Session
 
 
 class Inside(ThreadPoolExecutor):
@@ -32,10 +33,21 @@ class FilteredHost:
         self.namespace = world.add("host")
         inside(self.namespace, "ip", "link", "add", "weave", "type", "bridge")
         self.thread: Executor = Inside(world, self.namespace)
+        self.session: type[Session] = Session
+        self.filter = self._filter()
 
     def service(self, *, always: bool = False) -> PolicyService:
         """As a router that starts, or starts again."""
-        return PolicyService(PolicyFilter("weave", Random(1)), self.thread, always=always)
+        self.filter.close()
+        self.filter = self._filter()
+        return PolicyService(self.filter, self.thread, always=always)
+
+    def close(self) -> None:
+        self.filter.close()
+        self.thread.shutdown()
+
+    def _filter(self) -> PolicyFilter:
+        return PolicyFilter("weave", Random(1), self.session())
 
     def tables(self) -> str:
         return inside(self.namespace, "nft", "-a", "list", "ruleset")

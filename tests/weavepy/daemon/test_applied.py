@@ -48,7 +48,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
     try:
         made = Host(world, tmp_path)
         yield made
-        made.thread.shutdown()
+        made.close()
     finally:
         world.remove()
 

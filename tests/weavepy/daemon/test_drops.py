@@ -22,7 +22,7 @@ def test_a_router_that_cannot_read_the_packet_log_says_why_to_who_traces() -> No
     group = 40_000 + os.getpid() % 20_000
 
     async def trace(request: schema.TraceRequest) -> None:
-        drops = Drops(group, lambda: Policies(lambda pod: True))
+        drops = Drops(group, Policies(lambda pod: True), lambda mark: ())
         drops.start()
         try:
             async with drops.trace(request) as parts:
