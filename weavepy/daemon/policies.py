@@ -115,15 +115,13 @@ class PolicyService:
         if not self._enforced:
             return None
         counts = await self._drops()
+        local = (key for key, pod in self.policies.pods.items() if pod.node == HERE)
+        pods = (self.policies.pods[key] for key in sorted(local))
         return schema.PolicySummary(
             policies=len(self.policies.policies),
             faulty=sum(bool(policy.fault) for policy in self.policies.policies.values()),
             repairs=self._repairs,
-            drops=[
-                _drops_of(pod, counts)
-                for _, pod in sorted(self.policies.pods.items())
-                if pod.node == HERE and [*self.policies.selecting(pod)]
-            ],
+            drops=[_drops_of(pod, counts) for pod in pods if [*self.policies.selecting(pod)]],
         )
 
     async def explain(self, request: schema.ExplainRequest) -> schema.ExplainAnswer:
