@@ -22,6 +22,7 @@ def test_ranges_that_touch_become_one() -> None:
 def test_holes_take_their_ends_away_and_nothing_else() -> None:
     assert without((5, 10), [(1, 5), (10, 12)]) == ((6, 9),)
     assert without((5, 10), [(1, 2), (7, 7), (20, 30)]) == ((5, 6), (8, 10))
+    assert without((5, 10), [(5, 6)]) == ((7, 10),)
     assert without((5, 10), [(4, 11)]) == ()
 
 
