@@ -51,7 +51,7 @@ class Groups:
     # --- members ---------------------------------------------------------------------------------
 
     def put(self, key: Key, member: Member) -> None:
-        self.remove(key)
+        assert key not in self._members
         self._members[key] = member
         self._by_labels.add(member.namespace, member.labels, key)
         for peer in self._wanted.candidates(member.namespace, member.labels):
@@ -82,9 +82,9 @@ class Groups:
                 self._narrow(self._groups[peer], name)
 
     def remove_namespace(self, name: str) -> None:
-        labels = self._namespaces.pop(name, None)
+        labels = self._namespaces.pop(name)
         for peer, selector in self._wide.items():
-            if labels is not None and selector.matches(labels):
+            if selector.matches(labels):
                 self._narrow(self._groups[peer], name)
 
     # --- sets ------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class Policies:
         """Its pods and policies are objects of their own, and go by themselves."""
         if self.namespaces.pop(name, None) is None:
             return
-        if self._population.get(name):
+        if name in self._population:
             self._groups.set_namespace(name, Namespace(name).all_labels())
         else:
             self._groups.remove_namespace(name)
@@ -166,7 +166,6 @@ class Policies:
         if key in self._locals:
             assert before is not None
             self._locals_by_labels.remove(before.namespace, before.labels, key)
-            self._dirty[key] = None
         if pod is None or not pod.participates:
             if key in self._locals:
                 self._withdraw(key)
@@ -195,8 +194,10 @@ class Policies:
 
     def _count(self, namespace: str, difference: int) -> None:
         """A namespace that nobody has described yet is there because of its pods."""
-        before = self._population.get(namespace, 0)
-        now = self._population[namespace] = before + difference
+        before = self._population.pop(namespace, 0)
+        now = before + difference
+        if now:
+            self._population[namespace] = now
         if namespace in self.namespaces:
             return
         if now and not before:

@@ -70,6 +70,11 @@ print(time.monotonic() - began)
 """
 
 
+States = dict[str, Policies | None]
+Found = dict[tuple[str, str], list[float]]
+"""By kind of host and state."""
+
+
 @dataclass(frozen=True)
 class Way:
     """From one container to another, and the hosts whose filters are passed."""
@@ -79,12 +84,9 @@ class Way:
     source_address: str
 
 
-def table(
-    way: Way, what: str, rounds: int, seconds: float, states: dict[str, Policies | None]
-) -> None:
-    """Print a row for each kind of host and each state, by the same host without policies."""
+def measured(way: Way, what: str, rounds: int, seconds: float, states: States) -> Found:
     combinations = [(host, name) for host in HOSTS for name in states]
-    found: dict[tuple[str, str], list[float]] = {one: [] for one in combinations}
+    found: Found = {one: [] for one in combinations}
     for _ in range(rounds):
         for host, name in combinations:
             for node in way.nodes:
@@ -92,11 +94,15 @@ def table(
                 _become(node, host)
                 _install(node, states[name])
             found[host, name].append(MEASURES[what](way.ends, seconds))
-    none = next(iter(states))
+    return found
+
+
+def table(what: str, found: Found) -> None:
+    """A row for each kind of host and state; the first state is that without policies."""
+    _, none = next(iter(found))
     print(f"| host | policies | {what} | by none | range | by none on a bare host |")
     print("|---|---|---|---|---|---|")
-    for host, name in combinations:
-        values = found[host, name]
+    for (host, name), values in found.items():
         ratios = _ratios(values, found[host, none])
         bare = statistics.median(_ratios(values, found[HOSTS[0], none]))
         print(
@@ -219,16 +225,16 @@ WAYS = {
 }
 
 
-def states(way: Way, counts: Sequence[int]) -> dict[str, Policies | None]:
+def states(way: Way, counts: Sequence[int]) -> States:
     speakers = (way.source_address, way.ends.address)
     return {
         f"{count:,}": state_of_a_node(count, PODS, speakers) if count else None for count in counts
     }
 
 
-def selected_by(way: Way, counts: Sequence[int]) -> dict[str, Policies | None]:
+def selected_by(way: Way, counts: Sequence[int]) -> States:
     """One pod that so many policies select, of which the last in order lets the other one in."""
-    found: dict[str, Policies | None] = {"0": None}
+    found: States = {"0": None}
     for count in counts:
         policies = Policies(lambda pod: True)
         tell(policies, pod("x/giver", way.source_address, app="giver"))
@@ -258,7 +264,7 @@ def main() -> None:
     with WAYS[wanted.path]() as way:
         made = selected_by(way, wanted.one_pod) if wanted.one_pod else states(way, wanted.counts)
         for what in wanted.what:
-            table(way, what, wanted.rounds, wanted.seconds, made)
+            table(what, measured(way, what, wanted.rounds, wanted.seconds, made))
 
 
 if __name__ == "__main__":

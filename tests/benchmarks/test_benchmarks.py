@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import fast_path, first_start, ring_cost, ring_growth
+from tests.benchmarks import fast_path, first_start, policy_packets, ring_cost, ring_growth
 from tests.namespaces import can_make_namespaces
 
 
@@ -64,3 +64,18 @@ def test_a_tunnel_and_one_made_by_hand_are_measured_in_turn() -> None:
     assert row.ours.gbps > 0
     assert row.hand.cpu_s_per_gb > 0
     assert row.throughput == row.ours.gbps / row.hand.gbps
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_packets_past_policies_are_measured_on_both_kinds_of_host() -> None:
+    programs = ("iptables-nft-restore", "conntrack")
+    if not can_make_namespaces() or any(shutil.which(one) is None for one in programs):
+        pytest.skip(f"needs root, to make network namespaces, and {' and '.join(programs)}")
+
+    with policy_packets.on_a_bridge() as way:
+        made = policy_packets.states(way, [0, 10])
+        for what in ("udp", "flows"):
+            found = policy_packets.measured(way, what, 1, 0.1, made)
+            assert [*found] == [("bare", "0"), ("bare", "10"), ("node", "0"), ("node", "10")]
+            assert all(value > 100 for (value,) in found.values())

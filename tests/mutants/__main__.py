@@ -1,4 +1,5 @@
-"""Mutation testing of `ipam/core`; see `docs/mutants.md`, and `script/mutants` for how to run it.
+"""Mutation testing of `ipam/core` and `policy/core`; see `docs/mutants.md`, and `script/mutants`
+for how to run it.
 
 All tests are collected and run once, to see how long each takes and which lines it runs through.
 Then each mutant gets a forked process of its own, in which the code of one function is exchanged
@@ -8,7 +9,7 @@ import (a constant, a default) is imported and collected anew in the forked proc
 about two seconds.
 
 A mutant that uses up its processor time or memory is killed. What no test notices has survived,
-unless `equivalent.txt` gives the reason why nobody could notice it.
+unless the core's list of equivalent ones gives the reason why nobody could notice it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_loader
 from pathlib import Path
@@ -35,19 +37,42 @@ from _pytest.runner import runtestprotocol
 
 from tests.mutants.operators import Mutant, mentions, mutants_of
 
-SOURCE = Path("ipam/core")
-TESTS = "tests/ipam/core"
-LEFT_OUT = (
-    "test_small_worlds.py",
-    "test_machine.py",
-    "test_fences.py::test_a_big_part_is_handed_over_in_pieces",
-    "test_replica.py::test_equal_rings_send_nothing",
-    "test_replica.py::test_a_change_in_a_ring_of_10_000_entries_is_told_in_less_than_2_kib",
-    "test_replica.py::test_a_change_that_was_lost_is_found_and_mended_in_less_than_2_kib",
-)
-"""Tests that take longer than all tests of one mutant may take."""
 
-EQUIVALENT = Path(__file__).with_name("equivalent.txt")
+@dataclass(frozen=True)
+class Subject:
+    source: Path
+    tests: Path
+    files: tuple[str, ...]
+    """Of the tests, those that are run if no others are named; "" is all of them."""
+    left_out: tuple[str, ...]
+    """Tests that take longer than all tests of one mutant may take."""
+    equivalent: Path
+
+
+SUBJECTS = {
+    "ipam": Subject(
+        Path("ipam/core"),
+        Path("tests/ipam/core"),
+        ("",),
+        (
+            "test_small_worlds.py",
+            "test_machine.py",
+            "test_fences.py::test_a_big_part_is_handed_over_in_pieces",
+            "test_replica.py::test_equal_rings_send_nothing",
+            "test_replica.py::test_a_change_in_a_ring_of_10_000_entries_is_told_in_less_than_2_kib",
+            "test_replica.py::test_a_change_that_was_lost_is_found_and_mended_in_less_than_2_kib",
+        ),
+        Path(__file__).with_name("equivalent.txt"),
+    ),
+    "policy": Subject(
+        Path("policy/core"),
+        Path("tests/policy"),
+        ("core", "test_isolation.py", "test_rules.py", "test_ports.py"),
+        (),
+        Path(__file__).with_name("equivalent-policy.txt"),
+    ),
+}
+
 WANTED_PERCENT = 90.0
 BUDGET_S = 1.0
 """So long the tests of one mutant may take: a mistake is to be found by one that names it."""
@@ -70,14 +95,17 @@ PYTEST = [
 class Baseline:
     """A plugin of pytest that takes the place of its loop over the tests."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, subject: Subject, options: argparse.Namespace) -> None:
+        self.subject = subject
         self.options = options
         self.took: dict[str, float] = {}
         self.items: dict[str, pytest.Item] = {}
         self.ok = False
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        tracer = coverage.Coverage(data_file=None, include=[f"{SOURCE}/*"], config_file=False)
+        tracer = coverage.Coverage(
+            data_file=None, include=[f"{self.subject.source}/*"], config_file=False
+        )
         tracer.start()
         for item in session.items:
             began = time.process_time()
@@ -88,7 +116,7 @@ class Baseline:
         tracer.stop()
         self.lines = {
             path: tracer.get_data().contexts_by_lineno(str(path.resolve()))
-            for path in SOURCE.glob("*.py")
+            for path in self.subject.source.glob("*.py")
         }
         self.mentions: dict[str, list[tuple[Path, int]]] = defaultdict(list)
         for path in self.lines:
@@ -130,17 +158,17 @@ class Baseline:
 
 
 def run(baseline: Baseline, options: argparse.Namespace) -> bool:
-    paths = sorted(path for path in SOURCE.glob("*.py") if path.stat().st_size)
+    paths = sorted(path for path in baseline.subject.source.glob("*.py") if path.stat().st_size)
     if options.modules:
         paths = [path for path in paths if path.stem in options.modules]
-    reasons = equivalent()
+    reasons = equivalent(baseline.subject.equivalent)
     todo: list[Mutant] = []
     trees = {path: ast.parse(path.read_text()) for path in paths}
     for path, tree in trees.items():
         found = list(mutants_of(path, tree))
         unknown = {n for n in reasons if n.startswith(f"{path.stem} ")} - {m.name for m in found}
         for name in sorted(unknown):
-            print(f"equivalent.txt names a mutant that is not there: {name}", file=sys.stderr)
+            print(f"a mutant that is not there is called equivalent: {name}", file=sys.stderr)
         if options.only:
             names = options.only.read_text().splitlines()
             found = [mutant for mutant in found if mutant.name in names]
@@ -232,7 +260,7 @@ def code_of(function: str, module: CodeType) -> CodeType | None:
 def import_anew(mutant: Mutant, code: CodeType, names: list[str]) -> bool:
     """Import the mutant's module with other code, and all that may have taken something from it."""
     mutated = ".".join(mutant.path.with_suffix("").parts)
-    for name in [name for name in sys.modules if name.split(".")[0] in ("ipam", "tests")]:
+    for name in [name for name in sys.modules if name.split(".")[0] in (*SUBJECTS, "tests")]:
         del sys.modules[name]
 
     class Loader(SourceFileLoader):
@@ -253,9 +281,9 @@ def fails(item: pytest.Item) -> bool:
     return any(report.failed for report in runtestprotocol(item, nextitem=None, log=False))
 
 
-def equivalent() -> dict[str, str]:
+def equivalent(file: Path) -> dict[str, str]:
     """Return the mutants that nobody could notice, and why: "NAME  # REASON" per line."""
-    lines = EQUIVALENT.read_text().splitlines() if EQUIVALENT.exists() else []
+    lines = file.read_text().splitlines()
     pairs = [line.split("  # ", 1) for line in lines if line and not line.startswith("#")]
     return dict(pairs)
 
@@ -277,10 +305,11 @@ def table(count: dict[str, Counter[str]]) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="script/mutants", description=__doc__)
-    parser.add_argument("modules", nargs="*", help="names in ipam/core; all if none is given")
+    parser.add_argument("modules", nargs="*", help="names in the core; all if none is given")
+    parser.add_argument("--core", choices=SUBJECTS, default="ipam", help="whose tests are tried")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", type=Path, help="the mutants that this file names, one per line")
-    parser.add_argument("--tests", nargs="+", default=[""], help="files in tests/ipam/core")
+    parser.add_argument("--tests", nargs="+", help="files among the core's tests")
     parser.add_argument("--sample", type=int, help="so many mutants per module, drawn at random")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--unchanged", action="store_true", help="all must survive: a proof")
@@ -294,9 +323,10 @@ def main() -> int:
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     )
     hypothesis.settings.load_profile("mutants")
-    baseline = Baseline(options)
-    left_out = [f"--deselect={TESTS}/{name}" for name in LEFT_OUT]
-    tests = [f"{TESTS}/{name}" for name in options.tests]
+    subject = SUBJECTS[options.core]
+    baseline = Baseline(subject, options)
+    left_out = [f"--deselect={subject.tests}/{name}" for name in subject.left_out]
+    tests = [f"{subject.tests}/{name}" for name in options.tests or subject.files]
     status = pytest.main([*PYTEST, *left_out, *tests], plugins=[baseline])
     return int(status) or int(not baseline.ok)
 

@@ -107,6 +107,29 @@ def test_a_rule_for_everything_makes_the_others_idle() -> None:
     ]
 
 
+def test_a_rule_for_everything_alone_is_meant() -> None:
+    assert found(policy("p", labels(app="web"), ingress=[{}])) == []
+
+
+def test_all_pods_of_the_own_namespace_beside_some_are_no_whole_namespaces() -> None:
+    peers = [{"podSelector": {}}, {"podSelector": labels(app="client")}]
+    assert found(policy("p", labels(app="web"), ingress=[{"from": peers}])) == []
+
+
+def test_it_is_enough_if_one_peer_or_one_port_fits() -> None:
+    by_name = labels(**{"kubernetes.io/metadata.name": "x"})
+    away = {"namespaceSelector": labels(team="b")}
+    here = {"namespaceSelector": by_name, "podSelector": labels(app="web")}
+    ports = [{"port": "admin"}, {"port": "http"}, {"port": 80, "endPort": 90}]
+    rules = [{"to": [away, here], "ports": ports}]
+    assert found(policy("p", labels(app="web"), policyTypes=["Egress"], egress=rules)) == []
+
+
+def test_findings_come_in_the_order_of_names() -> None:
+    said = found(policy("b", labels(app="none")), policy("a", labels(app="none")))
+    assert [line.partition(":")[0] for line in said] == ["x/a", "x/b"]
+
+
 def test_a_block_of_which_nothing_is_left() -> None:
     block = {"ipBlock": {"cidr": "192.0.2.0/24", "except": ["192.0.2.0/25", "192.0.2.128/25"]}}
     (finding,) = found(policy("p", labels(app="web"), ingress=[{"from": [block]}]))
