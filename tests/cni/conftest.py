@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cni.node import Node, missing
-from tests.e2e.conftest import MakeLab, assert_nothing_left, make_lab  # noqa: F401  # a fixture
+from tests.e2e.conftest import assert_nothing_left, make_lab  # noqa: F401  # a fixture
 from weavepy.lab.lab import Lab
 from weavepy.lab.life import Wanted
 
@@ -25,13 +25,12 @@ def lab_of_two() -> Iterator[Lab]:
     assert_nothing_left(lab)
 
 
-@pytest.fixture
-def nodes(make_lab: MakeLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:  # noqa: F811
+@pytest.fixture(scope="module")
+def nodes(lab_of_two: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
     """Two containerd nodes with a mesh between them."""
     if missing():
         pytest.skip(f"containerd cannot run here: {missing()}")
-    lab = make_lab(hosts=2, containers=0)
-    made = [Node(lab, host, Path(tmp_path_factory.mktemp(host))) for host in ("h1", "h2")]
+    made = [Node(lab_of_two, host, Path(tmp_path_factory.mktemp(host))) for host in ("h1", "h2")]
     with ExitStack() as stack:
         for node in made:
             stack.callback(node.stop)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.cni.podman import Podman, missing
-from tests.e2e.conftest import MakeLab
 from weavepy.client import schema
+from weavepy.lab.lab import Lab
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -16,12 +16,11 @@ RESULTS = Path("/var/lib/cni/results")
 """Where the library that Podman calls plugins by keeps what they answered."""
 
 
-@pytest.fixture
-def hosts(make_lab: MakeLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Podman]]:
+@pytest.fixture(scope="module")
+def hosts(lab_of_two: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Podman]]:
     if missing():
         pytest.skip(f"Podman cannot run here: {missing()}")
-    lab = make_lab(hosts=2, containers=0)
-    made = [Podman(lab, host, Path(tmp_path_factory.mktemp(host))) for host in ("h1", "h2")]
+    made = [Podman(lab_of_two, host, Path(tmp_path_factory.mktemp(host))) for host in ("h1", "h2")]
     with ExitStack() as stack:
         for host in made:
             stack.callback(host.stop)
@@ -54,6 +53,7 @@ def test_podman_asks_for_an_address_and_a_mac(hosts: list[Podman]) -> None:
     assert hosts[0].run("one", "--ip", "10.32.5.6", "--mac-address", mac) == "10.32.5.6"
     [attachment] = hosts[0].api.attachments().attachments
     assert (attachment.addresses, attachment.mac) == (["10.32.5.6/12"], mac)
+    hosts[0].podman("rm", "--force", "--time", "0", "one")
 
 
 def traces(attachment: schema.Attachment) -> list[Path]:
