@@ -251,6 +251,7 @@ def sample_status() -> schema.Status:
             faulty=1,
             repairs=2,
             drops=[schema.PodDrops(namespace="shop", name="web", ingress=7, egress=0)],
+            delays=schema.PolicyDelays(bounds_s=[0.1, 1.0], counts=[5, 2, 1], total_s=4.5),
         ),
     )
 

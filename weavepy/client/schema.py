@@ -734,6 +734,15 @@ class PodDrops(Struct):
     egress: int
 
 
+class PolicyDelays(Struct):
+    """From what the API server told to when it was in force here, as a histogram."""
+
+    bounds_s: list[float]
+    counts: list[int]
+    """How often it took at most so long, and more than the bound before; one more for the rest."""
+    total_s: float
+
+
 class PolicySummary(Struct):
     policies: int
     faulty: int
@@ -741,6 +750,8 @@ class PolicySummary(Struct):
     repairs: int
     drops: list[PodDrops]
     """Of isolated pods on this host."""
+    delays: PolicyDelays | None = None
+    """On Kubernetes."""
 
 
 class PolicyPod(Struct):

@@ -77,6 +77,8 @@ class ClusterObjects:
         self._pending: dict[tuple[str, str], AnyChange] = {}
         """What is not worked in yet, the last of each object, by kind and key."""
         self._news = asyncio.Event()
+        self._told_at: float | None = None
+        """When the oldest of it came."""
         self._unsaved = asyncio.Event()
         self._before: dict[str, tuple[tuple[Address, ...], Runtime]] = {}
         """Who was attached before this router began, while it knows nothing."""
@@ -196,6 +198,8 @@ class ClusterObjects:
         watch = Watch(kind, self._rng, known)
 
         def tell(changes: list[Change[Thing]]) -> None:
+            if changes and self._told_at is None:
+                self._told_at = asyncio.get_running_loop().time()
             for change in changes:
                 self._pending[kind.resource, change.thing.key] = cast(AnyChange, change)
             self._news.set()
@@ -218,6 +222,7 @@ class ClusterObjects:
         if not all(one.watch.listed for one in (self._namespaces, self._policies, self._pods)):
             return  # new pods without new policies might be open
         async with service.changing:
+            told_at, self._told_at = self._told_at, None
             while self._pending:
                 pending, self._pending = self._pending, {}
                 for number, change in enumerate(pending.values()):
@@ -230,6 +235,8 @@ class ClusterObjects:
                 self._cluster.handle_attached(owner, addresses, runtime)
             service.is_partial = False
             await service.enforce()
+        if told_at is not None:
+            service.note_delay(asyncio.get_running_loop().time() - told_at)
         for owner, known in self._waiting.items():
             if not self._cluster.is_unknown(owner):
                 known.set()

@@ -7,9 +7,15 @@ metric next to its meaning. Names end in their unit; what only grows is a counte
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from weavepy.client import schema
@@ -330,6 +336,14 @@ def _policy_metrics(policy: schema.PolicySummary) -> Iterator[Metric]:
     yield _counter(
         "weavepy_policy_repairs", "Times that others' changes were undone.", policy.repairs
     )
+    if policy.delays is not None:
+        counts, bounds = [*accumulate(policy.delays.counts)], policy.delays.bounds_s
+        yield HistogramMetricFamily(
+            "weavepy_policy_delay_seconds",
+            "From what the API server told to when it was in force on this host.",
+            buckets=[*zip(map(str, [*bounds, "+Inf"]), counts, strict=True)],
+            sum_value=policy.delays.total_s,
+        )
     drops = CounterMetricFamily(
         "weavepy_policy_dropped",
         "Packets from or to an isolated pod here that no policy allowed.",

@@ -10,6 +10,7 @@ Kubernetes there `always` is one: connections that are older than the first poli
 
 import asyncio
 import logging
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -32,6 +33,8 @@ Result = TypeVar("Result")
 Drops = dict[tuple[str, str], int]
 """Packets by direction and address."""
 DROPS_S = 1.0
+DELAYS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Bounds of the histogram."""
 MAX_MATRIX_PODS = 200
 """Its answer has the square of that."""
 
@@ -54,6 +57,9 @@ class PolicyService:
         self._in_force = False
         """Whether there is a packet filter, as far as we know."""
         self._repairs = 0
+        self._delays = schema.PolicyDelays(
+            bounds_s=[*DELAYS_S], counts=[0] * (len(DELAYS_S) + 1), total_s=0.0
+        )
         self._drops_known: Drops = {}
         self._drops_until = 0.0
 
@@ -90,6 +96,11 @@ class PolicyService:
                 self._repairs += 1
                 log.warning("restored network policies: somebody had changed the packet filter")
 
+    def note_delay(self, seconds: float) -> None:
+        """So long ago its source was told what is in force now."""
+        self._delays.counts[bisect_left(DELAYS_S, seconds)] += 1
+        self._delays.total_s += seconds
+
     # --- questions -------------------------------------------------------------------------------
 
     async def status(self) -> schema.PolicyStatus:
@@ -121,6 +132,7 @@ class PolicyService:
                 for pod in self.policies.local_pods()
                 if pod.unknown or [*self.policies.selecting(pod)]
             ],
+            delays=self._delays if self._always else None,
         )
 
     async def explain(self, request: schema.ExplainRequest) -> schema.ExplainAnswer:

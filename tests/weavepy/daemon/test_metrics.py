@@ -65,6 +65,8 @@ def test_tunnels_and_what_the_guard_refused_are_counted() -> None:
     assert value("weavepy_policies") == 3
     assert value("weavepy_policies_faulty") == 1
     assert value("weavepy_policy_repairs_total") == 2
+    assert value("weavepy_policy_delay_seconds_bucket", le="1.0") == 7
+    assert value("weavepy_policy_delay_seconds_count") == 8
     pod = {"namespace": "shop", "pod": "web"}
     assert value("weavepy_policy_dropped_total", **pod, direction="ingress") == 7
 
@@ -85,7 +87,8 @@ def test_the_datapath_and_its_sessions_are_counted() -> None:
 
 def test_every_metric_is_ours_and_has_help_and_type() -> None:
     text = render_metrics(sample_status()).decode()
-    names = {re.split(r"[{ ]", line)[0] for line in text.splitlines() if line and line[0] != "#"}
+    lines = {re.split(r"[{ ]", line)[0] for line in text.splitlines() if line and line[0] != "#"}
+    names = {re.sub(r"_seconds_(bucket|count|sum)$", "_seconds", name) for name in lines}
     assert all(name.startswith("weavepy_") for name in names)
     for name in names:
         assert f"# TYPE {name} " in text
