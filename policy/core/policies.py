@@ -242,7 +242,6 @@ class Policies:
 
     def _withdraw(self, key: Key) -> None:
         local = self._locals.pop(key)
-        self._dirty.pop(key, None)
         for (way, address), chain in local.verdicts.items():
             self._revoke(key, way, address, still=False)
             self._release(chain)

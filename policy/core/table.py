@@ -179,8 +179,8 @@ class RecordedTable:
         self.table.chains[name] = chain
 
     def remove_chain(self, name: str) -> None:
-        self._first_chains.setdefault(name, self.table.chains.pop(name))
-        self.table.chains.pop(name, None)
+        chain = self.table.chains.pop(name)
+        self._first_chains.setdefault(name, chain)
 
     def set_verdict(self, way: Way, address: str, chain: str | None) -> None:
         verdicts = self.table.verdicts[way]
@@ -197,8 +197,7 @@ class RecordedTable:
             _put(old.sets, name, first)
             _put(new.sets, name, self.table.sets.get(name))
         for name, was in self._first_elements.items():
-            if name in self._first_sets or name not in self.table.sets:
-                continue
+            assert name not in self._first_sets
             now = self.table.sets[name]
             old.sets[name] = SetContent(
                 now.kind, now.family, {one: None for one, there in was.items() if there}

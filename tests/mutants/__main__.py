@@ -123,6 +123,7 @@ class Baseline:
             for line, name in mentions(ast.parse(path.read_text())):
                 self.mentions[name].append((path, line))
         self.functions = functions()
+        self.caches = [one for one in gc.get_objects() if hasattr(type(one), "cache_clear")]
         print(f"{len(self.items)} tests in {sum(self.took.values()):.0f} s", file=sys.stderr)
         if self.options.verbose:
             for name in sorted(self.took, key=self.took.__getitem__)[-12:]:
@@ -236,6 +237,9 @@ def notices(baseline: Baseline, mutant: Mutant, tree: ast.Module, names: list[st
     if function is None or new is None or new.co_freevars != function.__code__.co_freevars:
         return import_anew(mutant, code, names)
     function.__code__ = new
+    for cache in baseline.caches:
+        # What the unchanged function said is no answer of this one.
+        cache.cache_clear()
     return any(fails(baseline.items[name]) for name in names)
 
 

@@ -243,7 +243,7 @@ class AppliedObjects:
             },
             "hosts": [msgspec.to_builtins(entry) for entry in self.shared.entries.values()],
         }
-        replace_file(self._file, json.dumps(content).encode())
+        replace_file(self._file, msgspec.json.encode(content))
         self._documents = documents
 
     def _load(self) -> None:

@@ -51,10 +51,25 @@ FAULTY = {
     "an end of a name": port(port="http", endPort=80),
     "In without values": peer(podSelector=expression("a", "In")),
     "Exists with values": peer(podSelector=expression("a", "Exists", "b")),
-    "an operator that there is not": peer(podSelector=expression("a", "Is", "b")),
+    "an operator that there is not": peer(podSelector=expression("a", "Is")),
+    "an expression with values that are no list": peer(
+        podSelector={"matchExpressions": [{"key": "a", "operator": "In", "values": "b"}]}
+    ),
     "a label that is a list": peer(podSelector={"matchLabels": {"a": []}}),
     "a label that is a number": peer(podSelector={"matchLabels": {"a": 1}}),
     "an expression without key": peer(podSelector={"matchExpressions": [{"operator": "Exists"}]}),
+    "a key with a space": peer(podSelector=labels(**{"a b": "c"})),
+    "a value with a space": peer(podSelector=labels(a="b c")),
+    "a block that is a list": peer(ipBlock={"cidr": ["10.0.0.0/8"]}),
+    "a block of no address": peer(ipBlock={"cidr": "10.0.0/8"}),
+    "a block with a zone": peer(ipBlock={"cidr": "fe80::1%eth0/64"}),
+    "a peer with a field that nobody knows": peer(podSelector={}, services={}),
+    "a block with a field that nobody knows": peer(ipBlock={"cidr": "10.0.0.0/8", "to": ""}),
+    "a port with a field that nobody knows": port(port=80, name="http"),
+    "a selector with a field that nobody knows": peer(podSelector={"matchNames": {}}),
+    "an expression with a field that nobody knows": peer(
+        podSelector={"matchExpressions": [{"key": "a", "operator": "Exists", "value": "b"}]}
+    ),
     "a field beside the known ones": policy("p", labels(app="web"), Ingress=[]),
 }
 
@@ -143,3 +158,40 @@ def test_ports_of_sidecars_have_names_too_and_those_of_other_init_containers_hav
     ]
     read = parse(document)
     assert [one.name for one in read.ports] == ["http", "proxy"]  # type: ignore[union-attr]
+
+
+def test_equal_selectors_are_equal_values_however_they_are_written() -> None:
+    pairs = [("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")]
+    written = {"matchLabels": dict(pairs)}
+    again = {
+        "matchLabels": dict(reversed(pairs[:2])),
+        "matchExpressions": [
+            {"key": key, "operator": "In", "values": [value, value]} for key, value in pairs[1:]
+        ],
+    }
+    several = expression("e", "NotIn", "x", "y", "z")
+    others = expression("e", "NotIn", "z", "y", "x")
+    assert parse(policy("p", written)) == parse(policy("p", again))
+    assert parse(policy("p", several)) == parse(policy("p", others))
+
+
+def test_the_first_and_the_last_port_are_ports() -> None:
+    for number in (1, 65535):
+        read = parse(port(port=number, endPort=number))
+        assert isinstance(read, Policy)
+        assert not read.fault
+
+
+def test_an_address_is_read_from_either_place_and_counts_once() -> None:
+    document = pod("p", WEB, CLIENT)
+    one_only = pod("p", WEB)
+    del one_only["status"]["podIPs"]
+    read, old = parse(document), parse(one_only)
+    assert [str(one) for one in read.addresses] == [WEB, CLIENT]  # type: ignore[union-attr]
+    assert [str(one) for one in old.addresses] == [WEB]  # type: ignore[union-attr]
+
+
+def test_rules_for_a_direction_that_is_not_restricted_are_noted() -> None:
+    read = parse(policy("p", policyTypes=["Egress"], ingress=[{}]))
+    assert isinstance(read, Policy)
+    assert (read.unused, [*read.rules]) == (("ingress",), ["egress"])

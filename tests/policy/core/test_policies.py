@@ -40,6 +40,16 @@ def test_a_policy_that_goes_opens_what_it_isolated() -> None:
     assert not policies.table.sets
 
 
+def test_a_policy_that_changes_what_it_selects_lets_go_of_what_it_did() -> None:
+    pods = [pod("web", A, app="web"), pod("db", B, app="db")]
+    policies = policies_of([*pods, policy("p", labels(app="web"))], is_here)
+    settled(policies, policy("p", labels(app="db")))
+    assert isolated(policies) == {B}
+    policies.handle_policy_removed(("x", "p"))
+    settled(policies, pod("web", A, app="web", more="labels"))
+    assert isolated(policies) == set()
+
+
 def test_a_pod_that_moves_to_another_node_is_isolated_here_no_more() -> None:
     policies = policies_of([pod("web", A), policy("p")], is_here)
     settled(policies, pod("web", A, node="there"))

@@ -7,7 +7,7 @@ import pytest
 from policy.core.objects import Pod
 from policy.core.roster import Attached, Identity, plain_name, roster
 
-A, B = ip_address("10.0.0.1"), ip_address("10.0.0.2")
+A, B, C, D = (ip_address(f"10.0.0.{number}") for number in range(1, 5))
 
 
 def test_an_attachment_is_a_pod_of_the_default_namespace_named_like_it() -> None:
@@ -48,6 +48,27 @@ def test_an_address_that_is_here_is_not_elsewhere() -> None:
     elsewhere = {"host2": [Attached("old", (A, B), Identity())]}
     pods = roster("here", [], [Attached("web", (A,))], elsewhere)
     assert pods["default", "old@host2"].addresses == (B,)
+
+
+def test_one_of_its_addresses_is_enough_to_know_a_pod_by() -> None:
+    applied = Pod("shop", "front", {"app": "web"}, (A, B))
+    attached = [Attached("web", (A, C)), Attached("other", (D,))]
+    pods = roster("here", [applied], attached, {})
+    assert [(key, pod.node) for key, pod in pods.items()] == [
+        (("shop", "front"), "here"),
+        (("default", "other"), "here"),
+    ]
+
+
+def test_what_was_described_is_younger_than_what_only_has_an_address() -> None:
+    described, plain = Attached("a", (A,), Identity()), Attached("b", (B,))
+    pods = roster("here", [], [described, plain], {})
+    assert pods["default", "a"].created > pods["default", "b"].created
+
+
+def test_the_order_of_hosts_does_not_matter() -> None:
+    hosts = {"h2": [Attached("a", (A,), Identity())], "h1": [Attached("b", (B,), Identity())]}
+    assert [*roster("here", [], [], hosts)] == [("default", "b@h1"), ("default", "a@h2")]
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,20 @@ def test_only_what_may_forbid_something_is_said_to() -> None:
     assert not difference(wide, wide)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (a_table({}, {}), a_table({"a": a_set()}, {})),
+        (a_table({"a": a_set()}, {}), a_table({"a": a_set("1")}, {})),
+        (a_table({}, {}), a_table({}, {"c": OPEN})),
+        (a_table({}, {"c": OPEN}), a_table({}, {"c": OPEN}, p="c")),
+    ],
+)
+def test_each_kind_of_difference_is_one(old: Table, new: Table) -> None:
+    assert difference(old, new)
+    assert difference(new, old)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_what_was_recorded_makes_of_the_table_before_the_one_after(seed: int) -> None:
     rng = Random(seed)
@@ -53,6 +67,17 @@ def test_what_was_recorded_makes_of_the_table_before_the_one_after(seed: int) ->
             one_change(rng, recorded)
         apply(followed, recorded.take_changes())
         assert followed == recorded.table
+
+
+def test_a_set_that_comes_back_is_compared_with_what_it_was() -> None:
+    recorded = RecordedTable()
+    recorded.add_set("a", a_set("1"))
+    recorded.take_changes()
+    recorded.add_element("a", ("2",))
+    recorded.remove_element("a", ("1",))
+    recorded.remove_set("a")
+    recorded.add_set("a", a_set("1"))
+    assert not recorded.take_changes()
 
 
 def test_changes_are_as_the_table_was_when_they_were_taken() -> None:
