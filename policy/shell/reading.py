@@ -54,6 +54,8 @@ def understood(
 
     Chains that are wanted are compared rule by rule; of others only the name is kept.
     """
+    objects = [*objects]
+    _check_awake(objects)
     listed = _listed(objects)
     if not listed.comments:
         raise Foreign("there is nothing in it")
@@ -86,16 +88,20 @@ def drops(objects: Iterable[dict[str, Any]]) -> dict[tuple[str, str], int]:
     return dict(found)
 
 
+def _check_awake(objects: Iterable[dict[str, Any]]) -> None:
+    for entry in objects:
+        flags = entry.get("table", {}).get("flags")
+        if flags and not (isinstance(flags, list) and "owner" in flags):
+            # A single flag is not always told right (nft 1.0.6), and might be "dormant".
+            raise Foreign("a table that may sleep")
+
+
 def _listed(objects: Iterable[dict[str, Any]]) -> _Listed:
     listed = _Listed()
     for entry in objects:
         for kind in ("set", "map"):
             if kind in entry:
                 listed.elements[entry[kind]["name"]] = entry[kind].get("elem", [])
-        flags = entry.get("table", {}).get("flags")
-        if flags and not (isinstance(flags, list) and "owner" in flags):
-            # A single flag is not always told right (nft 1.0.6), and might be "dormant".
-            raise Foreign("a table that may sleep")
         if "chain" in entry:
             chain = entry["chain"]
             listed.comments[chain["name"]] = []

@@ -8,6 +8,10 @@ the table `weavepy` of family inet, and the rules are the same two lines for all
 Each subnet is masqueraded or not. Forwarding is switched on either way, for the bridge and for the
 interfaces by which the host has a route, as answers come in by those. It is never switched off
 again: others may have come to rely on it.
+
+On a node of Kubernetes (`is_node`) what enters with a destination that this host has changed, as
+Services and hostPorts have it, keeps its source: kube-proxy itself masquerades what goes on to
+another node, and an answer from a pod of this host comes by here, as we are its way out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,7 +39,12 @@ MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 LINK_LOCAL6 = IPv6Network("fe80::/10")
 
 
-def expose(bridge: str, wanted: Sequence[IpInterface], masquerade: Iterable[IpNetwork]) -> None:
+def expose(
+    bridge: str,
+    wanted: Sequence[IpInterface],
+    masquerade: Iterable[IpNetwork],
+    is_node: bool = False,
+) -> None:
     """Idempotent; adds to what is exposed, and these subnets to those that are masqueraded.
 
     On failure the addresses it added are gone again.
@@ -51,7 +60,7 @@ def expose(bridge: str, wanted: Sequence[IpInterface], masquerade: Iterable[IpNe
                     added.append(address)
             more = list(masquerade)
             if more:
-                _masquerade(bridge, [*masqueraded(bridge), *more])
+                _masquerade(bridge, [*masqueraded(bridge), *more], is_node)
             _enable_forwarding(route, bridge, wanted)
         except BaseException:
             for address in added:
@@ -60,7 +69,9 @@ def expose(bridge: str, wanted: Sequence[IpInterface], masquerade: Iterable[IpNe
         announce(bridge, link.mac, [address.ip for address in added])
 
 
-def hide(bridge: str, unwanted: Iterable[IpInterface]) -> tuple[IpInterface, ...]:
+def hide(
+    bridge: str, unwanted: Iterable[IpInterface], is_node: bool = False
+) -> tuple[IpInterface, ...]:
     """Take these off the bridge; returns those that were there. With the last, no masquerade."""
     with explained(f"hiding {bridge}"), Rtnetlink() as route:
         link = route.find_link(bridge)
@@ -70,7 +81,7 @@ def hide(bridge: str, unwanted: Iterable[IpInterface]) -> tuple[IpInterface, ...
         before = masqueraded(bridge)
         if before:
             present = [address.network for address in route.addresses(link.index)]
-            _masquerade(bridge, [each for each in present if _covered(each, before)])
+            _masquerade(bridge, [each for each in present if _covered(each, before)], is_node)
         return gone
 
 
@@ -106,11 +117,12 @@ def _covered(network: IpNetwork, by: Iterable[IpNetwork]) -> bool:
     return any(network.network_address in each and network.broadcast_address in each for each in by)
 
 
-def _masquerade(bridge: str, networks: Iterable[IpNetwork]) -> None:
+def _masquerade(bridge: str, networks: Iterable[IpNetwork], is_node: bool) -> None:
     """State rules and subnets anew, in one transaction; established flows are not touched."""
     table = f"inet {table_name(bridge)}"
     lines = [f"add table {table}"]
     chain = "postrouting"
+    unless_sent_here = "ct status & dnat == 0 " if is_node else ""
     lines.append(
         f"add chain {table} {chain} {{ type nat hook postrouting priority 100; policy accept; }}"
     )
@@ -133,7 +145,8 @@ def _masquerade(bridge: str, networks: Iterable[IpNetwork]) -> None:
             # here, bridged ones have no incoming interface.
             (
                 f"add rule {table} {chain} {ip} daddr @{name} {ip} saddr != @{name} "
-                f'meta iif != 0 iifname != "{bridge}" oifname "{bridge}" masquerade'
+                f'{unless_sent_here}meta iif != 0 iifname != "{bridge}" oifname "{bridge}"'
+                " masquerade"
             ),
         ]
     run_transaction("\n".join(lines) + "\n")

@@ -34,12 +34,14 @@ class Host:
         *,
         filters: bool = True,
         mesh_ports: Sequence[int] = MESH_PORTS,
+        is_node: bool = False,
     ) -> None:
         """Without `filters`, containers can pose as each other, and nft is needed by no method
-        but `expose` with masquerading."""
+        but `expose` with masquerading. `is_node`: of Kubernetes."""
         bridging.check_interface_name(bridge)
         self.bridge = bridge
         self._filters = Filters(bridge, mesh_ports) if filters else None
+        self._is_node = is_node
 
     # --- bridge ----------------------------------------------------------------------------------
 
@@ -65,7 +67,7 @@ class Host:
 
         Containers without a filter stay off the bridge; `attach` mends these.
         """
-        return mending.mend(self.bridge, self._filters, before, tap, mtu_bytes)
+        return mending.mend(self.bridge, self._filters, before, tap, mtu_bytes, self._is_node)
 
     def remove_bridge(self) -> bool:
         """With all attachments and filters, exposed addresses included; False if none was."""
@@ -172,11 +174,11 @@ class Host:
         if self._filters is not None:
             self._filters.install()  # closes the mesh's ports to the overlay
         subnets = [address.network for address in addresses] if masquerade else []
-        exposing.expose(self.bridge, addresses, subnets)
+        exposing.expose(self.bridge, addresses, subnets, self._is_node)
 
     def hide(self, addresses: Iterable[IpInterface] = ()) -> tuple[IpInterface, ...]:
         """These, or all; returns those that went."""
-        return exposing.hide(self.bridge, list(addresses) or self.exposed())
+        return exposing.hide(self.bridge, list(addresses) or self.exposed(), self._is_node)
 
     def exposed(self) -> tuple[IpInterface, ...]:
         return exposing.exposed(self.bridge)

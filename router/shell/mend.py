@@ -41,7 +41,14 @@ def look(bridge: str) -> Seen | None:
     return Seen(link.index, link.mac, exposed, masqueraded(bridge) if exposed else ())
 
 
-def mend(bridge: str, filters: Filters | None, before: Seen, tap: str, mtu_bytes: int) -> list[str]:
+def mend(
+    bridge: str,
+    filters: Filters | None,
+    before: Seen,
+    tap: str,
+    mtu_bytes: int,
+    is_node: bool = False,
+) -> list[str]:
     """Have bridge, filtered veths, TAP and the host's addresses as they were; say what was not so.
 
     Repeated after an error, with the same `before`, it goes on where that one came to.
@@ -64,7 +71,7 @@ def mend(bridge: str, filters: Filters | None, before: Seen, tap: str, mtu_bytes
     with suppress(NoSuchInterface):
         if enslave(bridge, tap, isolated=True):
             mended.append(f"not on it: {tap}")
-    if _expose_again(bridge, filters, before):
+    if _expose_again(bridge, filters, before, is_node):
         mended.append("addresses of this host or their masquerading were gone")
     return mended
 
@@ -81,7 +88,7 @@ def _wrong_with(bridge: str, before: Seen, mtu_bytes: int) -> str:
     return "had another MTU" if link.mtu_bytes != mtu_bytes else ""
 
 
-def _expose_again(bridge: str, filters: Filters | None, before: Seen) -> bool:
+def _expose_again(bridge: str, filters: Filters | None, before: Seen, is_node: bool) -> bool:
     """Somebody who takes one address off a bridge that stays will have meant it."""
     now = look(bridge)
     if now is None or not before.exposed:
@@ -94,5 +101,5 @@ def _expose_again(bridge: str, filters: Filters | None, before: Seen) -> bool:
         return False
     if filters is not None:
         filters.install()
-    expose(bridge, wanted, lost)
+    expose(bridge, wanted, lost, is_node)
     return True

@@ -10,9 +10,11 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
+from typing import Protocol
 
 from weavepy.lab.lab import Lab
 
@@ -48,12 +50,20 @@ class Arrivals:
         return [number for number, count in self.counts.items() if count > 1]
 
 
+class Containers(Protocol):
+    """Of a lab, or whoever else can reach into containers by name."""
+
+    def inside(self, name: str, make: Callable[[], socket.socket], /) -> socket.socket: ...
+
+    def address(self, name: str, /) -> str: ...
+
+
 class Stream:
     """Numbered UDP datagrams at a steady rate from one container to another, while open."""
 
     def __init__(
         self,
-        lab: Lab,
+        lab: Containers,
         source: str,
         destination: str,
         rate: float = 500.0,

@@ -1,4 +1,5 @@
-"""One cluster for all tests here, with weavepy installed on it, gone when they end."""
+"""One cluster for all tests here, with weavepy installed on it, gone when they end; and whole
+routers with a stand-in for the API server."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ import pytest
 from tests.kube.cluster import Cluster, why_not
 from tests.kube.installed import install
 from tests.kube.manifest import ROOT
+from tests.kube.places import wait_for
+from tests.kube.routers import Host, Routers, Server
 
 NO_PACKAGES = 75
 """The exit code of script/image-build where Debian's packages cannot be had."""
@@ -61,3 +64,29 @@ def cluster(bare_cluster: Cluster, image: Path) -> Cluster:
     """The same with weavepy on it."""
     install(bare_cluster, image)
     return bare_cluster
+
+
+@pytest.fixture
+def routers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Routers]:
+    made = Routers(tmp_path, 3, getattr(request, "param", 4))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(routers: Routers) -> Iterator[Server]:
+    server = Server(routers)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def hosts(routers: Routers, server: Server) -> list[Host]:
+    """Three routers that have met, with a ring."""
+    hosts = routers.add_hosts(server.api.url)
+    for host in hosts:
+        server.do(server.api.put_node(host.name, f"u-{host.name}", host.address))
+        host.start()
+    for host in hosts:
+        wait_for(f"{host.name} has peers and a ring", host.is_settled, 60)
+    return hosts

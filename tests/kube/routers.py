@@ -1,13 +1,19 @@
 """Routers in Kubernetes mode, each in a network namespace, with the stand-in as API server."""
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from router.shell import namespaces
+from tests.kube.stand_in import StandIn
 from tests.namespaces import Namespaces, run
 from weavepy.base.settings import Directories
 from weavepy.client import schema
@@ -132,3 +138,45 @@ class Routers:
         for host in self.hosts:
             host.kill()
         self._namespaces.remove()
+
+
+class Server:
+    """The stand-in on a thread with a loop of its own: tests are plain functions."""
+
+    def __init__(self, routers: Routers) -> None:
+        self._routers = routers
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.is_up = False
+        self.api = self.do(self._make())
+        self._port = 0
+        self.start()
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result(timeout=20)
+
+    def start(self) -> None:
+        host = self._routers.api_address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = self._routers.inside_hub(
+            lambda: socket.create_server((host, self._port), family=family)
+        )
+        assert isinstance(listener, socket.socket)
+        self._port = listener.getsockname()[1]
+        self.do(self.api.start(listener))
+        self.is_up = True
+
+    def stop(self) -> None:
+        self.do(self.api.stop())
+        self.is_up = False
+
+    def close(self) -> None:
+        if self.is_up:
+            self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+
+    async def _make(self) -> StandIn:
+        return StandIn(token="token")

@@ -22,6 +22,8 @@ from tests.kube.installed import (
 )
 from tests.kube.manifest import MANIFEST, objects
 from tests.kube.places import wait_for
+from tests.kube.services import Services
+from tests.kube.upgrades import Upgrades
 
 CHURN = int(os.environ.get("WEAVEPY_KUBE_PODS", "12"))
 AT_ONCE = 12
@@ -107,14 +109,12 @@ def test_the_server_sees_which_pod_asks(cluster: Cluster, web: dict[str, str]) -
     assert seen.rpartition(":")[0] == web["web-n1"]
 
 
-def test_a_host_port_leads_to_its_pod(cluster: Cluster) -> None:
-    wanted = pod("ported", "n3")
-    ports = [{"containerPort": 8080, "hostPort": 8099}]
-    wanted["spec"]["containers"][0]["ports"] = ports
-    start_pods(cluster, wanted)
-    url = f"http://{cluster.address('n3')}:8099/hostname"
-    assert cluster.nodes["n1"].run("curl", "-sm5", url) == "ported"
-    cluster.kubectl("delete", "pod", "ported", "--wait=false")
+class TestServices(Services):
+    """In `services`."""
+
+
+class TestUpgrades(Upgrades):
+    """In `upgrades`."""
 
 
 @pytest.mark.timeout(240 + 5 * CHURN)

@@ -1,11 +1,7 @@
 """Whole routers in Kubernetes mode, with an API server that can be made to misbehave."""
 
-import asyncio
 import os
-import socket
-import threading
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +10,7 @@ import pytest
 from cni.executable import script, write_whole
 from tests.cni.runtime import call
 from tests.kube.places import wait_for
-from tests.kube.routers import Host, Routers
-from tests.kube.stand_in import StandIn
+from tests.kube.routers import Host, Routers, Server
 from tests.namespaces import Namespaces, can_make_namespaces
 from weavepy.client import schema
 
@@ -26,74 +21,6 @@ pytestmark = [
         os.geteuid() != 0 or not can_make_namespaces(), reason="needs root: network namespaces"
     ),
 ]
-
-
-class Server:
-    """The stand-in on a thread with a loop of its own: tests are plain functions."""
-
-    def __init__(self, routers: Routers) -> None:
-        self._routers = routers
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self.is_up = False
-        self.api = self.do(self._make())
-        self._port = 0
-        self.start()
-
-    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        return future.result(timeout=20)
-
-    def start(self) -> None:
-        host = self._routers.api_address
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = self._routers.inside_hub(
-            lambda: socket.create_server((host, self._port), family=family)
-        )
-        assert isinstance(listener, socket.socket)
-        self._port = listener.getsockname()[1]
-        self.do(self.api.start(listener))
-        self.is_up = True
-
-    def stop(self) -> None:
-        self.do(self.api.stop())
-        self.is_up = False
-
-    def close(self) -> None:
-        if self.is_up:
-            self.stop()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=10)
-
-    async def _make(self) -> StandIn:
-        return StandIn(token="token")
-
-
-@pytest.fixture
-def routers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Routers]:
-    made = Routers(tmp_path, 3, getattr(request, "param", 4))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def server(routers: Routers) -> Iterator[Server]:
-    server = Server(routers)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def hosts(routers: Routers, server: Server) -> list[Host]:
-    """Three routers that have met, with a ring."""
-    hosts = routers.add_hosts(server.api.url)
-    for host in hosts:
-        server.do(server.api.put_node(host.name, f"u-{host.name}", host.address))
-        host.start()
-    for host in hosts:
-        wait_for(f"{host.name} has peers and a ring", host.is_settled, 60)
-    return hosts
 
 
 def has_network(node: dict[str, Any]) -> bool:

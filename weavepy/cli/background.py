@@ -75,7 +75,7 @@ def wait_until_gone(where: Directories) -> None:
     while _is_held(where.router_pid_file):
         if time.monotonic() > deadline:
             raise WeavepyError(
-                f"the router said goodbye but has not ended after {STOP_TIMEOUT_S:g} s: see"
+                f"the router before this has not ended after {STOP_TIMEOUT_S:g} s: see"
                 f" {where.log_file}"
             )
         time.sleep(_POLL_INTERVAL_S)

@@ -6,8 +6,9 @@ from typing import Any
 
 from kube.shell.server import SERVICE_ACCOUNT, ApiServer, url_for_pods
 from weavepy.base.errors import UsageError
+from weavepy.cli.background import wait_until_gone
 from weavepy.cli.command import command, require_network_rights
-from weavepy.cli.launch import refuse_if_running, run_router
+from weavepy.cli.launch import run_router
 from weavepy.cli.router_options import option, parse_router, router_options
 from weavepy.daemon.options import KubernetesOptions
 
@@ -86,7 +87,7 @@ def kube(
     server = ApiServer(api_server or url_for_pods(), Path(token_file), Path(ca_file))
     require_network_rights("kube")
     where = options.directories
-    refuse_if_running(where)
+    wait_until_gone(where)  # the router of the pod before this one, which may still be at its end
 
     from weavepy.daemon.secrets import resolve_secret
 

@@ -130,7 +130,11 @@ class Router:
         self.store = Store.open(directories.database_file, identity.name)
         self._undo.callback(self.store.close)
 
-        self.host = Host(options.bridge, mesh_ports=(options.port, FASTDP_PORT))
+        self.host = Host(
+            options.bridge,
+            mesh_ports=(options.port, FASTDP_PORT),
+            is_node=options.kubernetes is not None,
+        )
         self._wanted = wanted = await self._on_host(self._fastdp_policy)
         self.underlay_mtu_bytes, self.mtu_bytes, warning = await self._on_host(self._mtus)
         if warning:

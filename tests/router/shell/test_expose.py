@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from router.shell.expose import masqueraded
+from router.shell.host import Host
 from tests.namespaces import inside, ping, run
 from tests.router.shell.conftest import World
 
@@ -37,8 +38,13 @@ class Outside:
         run("ip", "-n", self.namespace.name, "route", "add", "fd00::/64", "via", "fd01::1")
 
 
-def source_seen(world: World, sender: Path, receiver: Path, address: str) -> str | None:
-    """What a datagram from one namespace to an address in another comes from; None if lost."""
+def source_seen(
+    world: World, sender: Path, receiver: Path, address: str, asked: str = ""
+) -> str | None:
+    """What a datagram from one namespace to an address in another comes from; None if lost.
+
+    `asked`: where it is sent, if that is not the address.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
 
     def listen() -> socket.socket:
@@ -49,7 +55,7 @@ def source_seen(world: World, sender: Path, receiver: Path, address: str) -> str
 
     def send() -> None:
         with socket.socket(family, socket.SOCK_DGRAM) as out:
-            out.sendto(b"hello", (address, PORT))
+            out.sendto(b"hello", (asked or address, PORT))
 
     with world.inside(receiver, listen) as listener:
         world.inside(sender, send)
@@ -158,6 +164,25 @@ def test_what_enters_from_outside_comes_from_the_exposed_address(
 
     assert source_seen(world, outside.namespace, one, address) == translated
     ping(outside.namespace, address)
+
+
+@pytest.mark.parametrize(("is_node", "source"), [(False, "10.32.0.100"), (True, "198.51.100.2")])
+def test_what_a_node_itself_sends_on_to_a_container_keeps_its_source(
+    world: World, is_node: bool, source: str
+) -> None:
+    outside = Outside(world)
+    one = container_with_way_out(world)
+    world.router = Host(world.router.bridge, is_node=is_node)
+    expose(world, "10.32.0.100/12", masquerade=True)
+    script = (
+        "add table ip published;"
+        "add chain ip published in { type nat hook prerouting priority -100; };"
+        f"add rule ip published in ip daddr 198.51.100.1 udp dport {PORT} dnat to 10.32.0.1"
+    )
+    inside(world.host, "nft", script)
+
+    seen = source_seen(world, outside.namespace, one, "10.32.0.1", asked="198.51.100.1")
+    assert seen == source
 
 
 def test_traffic_inside_the_overlay_is_never_translated(world: World) -> None:

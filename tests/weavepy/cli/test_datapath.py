@@ -1,0 +1,101 @@
+"""A datapath that nobody's router has started: whole processes, in a network namespace."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from router.shell import datapath
+from router.shell.datapath import DatapathError, DatapathOptions
+from router.sleeve.messages import Snapshot
+from tests.namespaces import Namespaces, can_make_namespaces
+from weavepy.base.settings import DEFAULT_PORT, Directories
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not can_make_namespaces(), reason="needs root: network namespaces"
+    ),
+]
+
+Start = Callable[[], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    places = Namespaces()
+    namespace = places.add("dp")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_one() -> "subprocess.Popen[bytes]":
+        command = ["ip", "netns", "exec", namespace.name, sys.executable, "-m", "weavepy"]
+        environment = os.environ | {"WEAVEPY_RUN_DIR": str(tmp_path)}
+        started.append(subprocess.Popen([*command, "datapath"], env=environment))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.kill()
+        process.wait(timeout=10)
+    places.remove()
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> DatapathOptions:
+    where = Directories(tmp_path, tmp_path)
+    return DatapathOptions(
+        socket=where.datapath_socket,
+        pid_file=where.datapath_pid_file,
+        log_file=where.datapath_log_file,
+        tap="weavetap",
+        port=DEFAULT_PORT,
+        mtu_bytes=1400,
+        underlay_mtu_bytes=1500,
+        encrypted=True,
+        offload=True,
+        separate=True,
+    )
+
+
+async def met(options: DatapathOptions) -> Snapshot:
+    connection, snapshot, adopted = await datapath.connect(options)
+    connection.close()
+    assert adopted, "it is not ours to end"
+    return snapshot
+
+
+async def test_a_second_one_waits_for_the_end_of_the_first(
+    start: Start, options: DatapathOptions
+) -> None:
+    first = start()
+    assert (await met(options)).pid == first.pid
+    second = start()
+    assert (await met(options)).pid == first.pid
+    first.kill()
+    first.wait(timeout=10)
+    assert (await met(options)).pid == second.pid
+    second.terminate()
+    assert second.wait(timeout=10) == 0
+    assert not options.socket.exists()
+
+
+async def test_one_with_other_options_is_refused_and_left_alone(
+    start: Start, options: DatapathOptions
+) -> None:
+    process = start()
+    await met(options)
+    with pytest.raises(DatapathError, match=f"other options.*port {DEFAULT_PORT}"):
+        await met(dataclasses.replace(options, port=1))
+    assert (await met(options)).pid == process.pid
+
+
+async def test_where_there_is_none_a_router_says_what_to_start(
+    options: DatapathOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datapath, "SEPARATE_TIMEOUT_S", 0.1)
+    with pytest.raises(DatapathError, match="start `weavepy datapath`"):
+        await met(options)
