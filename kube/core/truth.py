@@ -19,8 +19,10 @@ on that: the register decides once (`judge`), and what was decided is a fence in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kube.core.objects import Node
 from kube.core.register import Reclaimed, Register, encode, reclaimed_key
@@ -31,20 +33,39 @@ TURN_S = 4.0
 
 MAX_RANK = 8
 
+CIRCLE = 1 << 64
+SUCCESSORS = 3
+"""Of the nodes behind ours on the circle of targets so many are dialled: some may be down."""
+
 
 def targets(nodes: Mapping[str, Node], our_node: str, limit: int) -> tuple[str, ...]:
     """Return the addresses to dial: those of all other nodes, up to `limit` of them.
 
-    Of more, each dials those that lie 1, 2, 4, 8 ... places behind it in the order of their
-    names, which connects any number of nodes; discovery adds others.
+    Of more, each has a place on a circle by the hash of its name, and dials the next few behind it
+    and the first at or behind 1/2, 1/4, 1/8 ... of the way round (as the fingers of Chord, Stoica
+    2001). So all are connected, whoever came first, over few links; and a node that comes or goes
+    changes the targets of a few others only. Discovery adds more.
     """
-    names = sorted(nodes)
-    others = [name for name in names if name != our_node]
+    others = [name for name in sorted(nodes) if name != our_node]
     if len(others) > limit:
-        start = names.index(our_node) if our_node in nodes else 0
-        steps = [2**power for power in range(len(names).bit_length()) if 2**power < len(names)]
-        others = [names[(start + step) % len(names)] for step in steps]
+        others = _fingers(others, our_node)
     return tuple(address for name in others for address in nodes[name].addresses)
+
+
+def _fingers(others: Sequence[str], our_node: str) -> list[str]:
+    circle = sorted((_place(name), name) for name in others)
+    start = _place(our_node)
+    nearest = bisect_left(circle, (start, ""))
+    found = [circle[(nearest + step) % len(circle)][1] for step in range(SUCCESSORS)]
+    for power in range(1, len(circle).bit_length() + 1):
+        point = (start + (CIRCLE >> power)) % CIRCLE
+        found.append(circle[bisect_left(circle, (point, "")) % len(circle)][1])
+    return list(dict.fromkeys(found))
+
+
+@lru_cache(maxsize=1 << 14)
+def _place(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def suspects(

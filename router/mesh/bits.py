@@ -10,12 +10,26 @@ from collections.abc import Callable, Sequence
 from itertools import compress, count
 from operator import itemgetter
 
+FEW = 8
+"""A set with less than one member in so many places is quicker to search than to go through."""
+
 _DIGITS_TO_FLAGS = bytes.maketrans(b"01", b"\x00\x01")
 
 
 def indexes(bits: int) -> list[int]:
     """The numbers of the members, lowest first."""
+    if FEW * bits.bit_count() < bits.bit_length():
+        return _indexes_of_few(bits)
     return list(compress(count(), flags(bits)))
+
+
+def _indexes_of_few(bits: int) -> list[int]:
+    digits = bin(bits)[:1:-1]
+    found, at = [], digits.find("1")
+    while at >= 0:
+        found.append(at)
+        at = digits.find("1", at + 1)
+    return found
 
 
 def flags(bits: int) -> bytes:

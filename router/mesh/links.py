@@ -77,6 +77,8 @@ class Links:
         self._clones = clones
         self._draw_ephemeral = draw_ephemeral
         self._last_link = 0
+        self._next: Deadline | None = None
+        """Of all connections; may be early, as most of what happens to one puts its own off."""
 
     # --- opening -----------------------------------------------------------------------------
 
@@ -86,6 +88,7 @@ class Links:
 
     def dial(self, address: Address, now: float) -> None:
         link = self.new_id()
+        self._next = None
         self.connections[link] = Connection(
             link, outbound=True, host=address.host, port=address.port, now=now
         )
@@ -140,6 +143,7 @@ class Links:
         if received.to_send:
             self._effects.append(SendBytes(link, received.to_send))
         if received.finished is not None:
+            self._next = None
             self._judge(connection, received.finished, now)
         for message in received.messages:
             if link in self.connections and connection.peer is not None:
@@ -165,6 +169,7 @@ class Links:
     def resumed(self, link: LinkId, now: float) -> None:
         connection = self.connections.get(link)
         if connection is not None and connection.paused:
+            self._next = None
             data = connection.resume(self._channels, now)
             if data:
                 self._effects.append(SendBytes(link, data))
@@ -200,6 +205,7 @@ class Links:
     # --- time --------------------------------------------------------------------------------
 
     def handle_timeout(self, now: float) -> None:
+        self._next = None
         for connection in list(self.connections.values()):
             try:
                 heartbeat = connection.handle_timeout(now)
@@ -212,8 +218,10 @@ class Links:
                     self._effects.append(SendBytes(connection.link, heartbeat))
 
     def next_deadline(self) -> Deadline:
-        first = min(self.connections.values(), key=Connection.due_at, default=None)
-        return NEVER if first is None else first.next_deadline()
+        if self._next is None:
+            first = min(self.connections.values(), key=Connection.due_at, default=None)
+            self._next = NEVER if first is None else first.next_deadline()
+        return self._next
 
     def forgive_silence(self, now: float) -> None:
         for connection in self.connections.values():
@@ -240,6 +248,7 @@ class Links:
     # --- from the handshake to the peer ------------------------------------------------------
 
     def _start_handshake(self, connection: Connection, role: Role, now: float) -> None:
+        self._next = None
         handshake = Handshake(
             role,
             self._identity,

@@ -59,6 +59,12 @@ from weavepy.base.deadline import NEVER, Deadline, earliest
 from weavepy.base.gossip import Announce, Channel, Unicast
 from weavepy.base.names import PeerName, PeerUid, ShortId
 
+MAX_SORTED_NEWS = 16
+
+LARGE_MESH_CONNECTIONS = 32
+"""So many are enough for discovery where the connection limit keeps the mesh from being full
+anyway: any two peers are two or three links apart then, and each link more is news for all."""
+
 ASLEEP_S = 1.0
 """A timer that comes later than this says that we were suspended, and that silence was ours."""
 
@@ -475,11 +481,15 @@ class Mesh:
         """Dial the peers of the topology, except those that have enough connections as it is."""
         found: dict[PeerName, list[Address]] = {}
         busy: dict[PeerName, None] = {}
+        limit = self.connection_limit
+        if self.known_peer_count > limit + 1:
+            limit = min(limit, LARGE_MESH_CONNECTIONS)
+        self._targets.connection_limit = limit
         if self.discovery:
             for name, record in self._view.records.items():
                 addresses = (read_address(text, self._port) for text in record.addresses)
                 found[name] = [address for address in addresses if address is not None]
-                if record.links.bit_count() >= self.connection_limit:
+                if record.links.bit_count() >= limit:
                     busy[name] = None
         for name, neighbour in self._links.neighbours.items():
             if neighbour.uid is None:  # adopted, and not met yet: where its datagrams come from
@@ -496,7 +506,10 @@ class Mesh:
             self._effects.append(RememberTargets(remembered))
 
     def _tell_news(self, now: float) -> None:
-        """Pass on which records have changed, but to nobody those that it told us."""
+        """Pass on which records have changed, but to nobody those that it told us.
+
+        Of many, each is told all: to sort them out costs more than to hear of one again.
+        """
         news = self._view.take_news(now)
         if not news:
             return
@@ -509,6 +522,8 @@ class Mesh:
             )
             if not names:
                 continue
+            if len(news) > MAX_SORTED_NEWS:
+                names = tuple(news)
             if names not in updates:
                 updates[names] = self._view.topology.update_of(names)
             self._links.send(peer, GossipUpdate(TOPOLOGY_CHANNEL, updates[names]), now)

@@ -10,14 +10,15 @@ Where to dial a peer is told in the peer's own record, not in each link of each 
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from router.mesh.bits import flags, indexes, mover
+from router.mesh.bits import FEW, flags, indexes, mover
 from weavepy.base.names import MAX_NICKNAME_LENGTH, MAX_PEERS, PeerName, PeerUid, ShortId
 from weavepy.base.wire import Decoder, encode
 
@@ -43,6 +44,7 @@ BROADCAST_SHORT_ID = 0xFFF
 MAX_SHORT_ID = 0xFFE
 
 KEY_BYTES = 6
+MARK_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Roster:
         self._number_of_key: dict[bytes, int] = {}
         self._number_of_name: dict[PeerName, int] = {}
         self._in_key_order: list[int] = []
+        self._put_in_order = mover((), 0)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -126,9 +129,12 @@ class Roster:
 
     def canonical(self, bits: int) -> bytes:
         """The members in a form that every peer computes alike: their keys in order."""
+        if FEW * bits.bit_count() < len(self):
+            return b"".join(sorted(map(self._keys.__getitem__, indexes(bits))))
         if len(self._in_key_order) != len(self):
-            self._in_key_order = sorted(range(len(self)), key=self._keys.__getitem__)
-        ordered = mover(self._in_key_order, len(self))(bits)
+            in_order = self._in_key_order = sorted(range(len(self)), key=self._keys.__getitem__)
+            self._put_in_order = mover(in_order, len(self))
+        ordered = self._put_in_order(bits)
         return b"".join(compress(map(self._keys.__getitem__, self._in_key_order), flags(ordered)))
 
     def _add(self, key: bytes) -> int:
@@ -146,6 +152,9 @@ class Roster:
 
 def fingerprint(record: Record, roster: Roster) -> bytes:
     """16 bytes that differ if the records do, and are the same on every peer."""
+    control = established = roster.canonical(record.control)
+    if record.established != record.control:
+        established = roster.canonical(record.established)
     content = encode(
         [
             record.uid,
@@ -154,8 +163,8 @@ def fingerprint(record: Record, roster: Roster) -> bytes:
             record.short_id,
             record.router_version,
             record.addresses,
-            roster.canonical(record.control),
-            roster.canonical(record.established),
+            control,
+            established,
             roster.canonical(record.outbound),
             record.mtu_bytes,
         ]
@@ -182,6 +191,9 @@ class WireRecord(msgspec.Struct, array_like=True, frozen=True):
     established: bytes
     outbound: bytes
     mtu_bytes: int = 0
+    mark: bytes = b""
+    """The beginning of the record's fingerprint, as its sender has it, so that whoever knows it
+    need not read on. It proves nothing, and nothing is kept of it."""
 
 
 class WireUpdate(msgspec.Struct, array_like=True, frozen=True):
@@ -200,14 +212,24 @@ class Update:
     """Records that say what no correct peer says, or that there was no room for."""
 
 
-def encode_update(records: Sequence[Record], roster: Roster) -> bytes:
+def encode_update(
+    records: Sequence[Record],
+    roster: Roster,
+    fingerprints: Mapping[PeerName, bytes] = MappingProxyType({}),
+) -> bytes:
     numbers = [roster.number(record.name) for record in records]
     used = 0
     for number, record in zip(numbers, records, strict=True):
         used |= record.control | record.established | record.outbound | 1 << number
     table = indexes(used)
-    move = mover(table, len(roster))
     place = {number: index for index, number in enumerate(table)}
+    dense = mover(table, len(roster))
+
+    def move(bits: int) -> int:
+        if FEW * bits.bit_count() < len(table):
+            return sum(1 << place[number] for number in indexes(bits))
+        return dense(bits)
+
     length = (len(table) + 7) // 8
     wire_records = [
         WireRecord(
@@ -222,32 +244,41 @@ def encode_update(records: Sequence[Record], roster: Roster) -> bytes:
             move(record.established).to_bytes(length, "little"),
             move(record.outbound).to_bytes(length, "little"),
             record.mtu_bytes,
+            fingerprints.get(record.name, b"")[:MARK_BYTES],
         )
         for number, record in zip(numbers, records, strict=True)
     ]
     return encode(WireUpdate(b"".join(map(roster.key, table)), wire_records))
 
 
-def decode_update(data: bytes, roster: Roster) -> Update:
-    """Raises `ProtocolError` if it is not an update; records that make no sense are left out."""
+def decode_update(
+    data: bytes,
+    roster: Roster,
+    is_known: Callable[[WireRecord, PeerName], bool] = lambda record, name: False,
+) -> Update:
+    """Raises `ProtocolError` if it is not an update; records that make no sense are left out.
+
+    So are those that the caller knows, before the work begins: most of what a peer hears it has
+    heard before.
+    """
     wire: WireUpdate = _update_decoder.decode(data)
+    fresh = [record for record in wire.records if not is_known(record, _subject(wire, record))]
+    if not fresh:
+        return Update([], 0)
     keys = [wire.names[at : at + KEY_BYTES] for at in range(0, len(wire.names), KEY_BYTES)]
     well_formed = len(wire.names) % KEY_BYTES == 0 and len(set(keys)) == len(keys)
     numbers = roster.number_keys(keys) if well_formed and len(keys) <= MAX_ROSTER else None
     if numbers is None:
-        return Update([], len(wire.records))
-    sources = [len(keys)] * len(roster)
-    for index, number in enumerate(numbers):
-        sources[number] = index
-    move = mover(sources, len(keys))
+        return Update([], len(fresh))
+    move = _renumbering(numbers, len(roster))
     records = []
-    for wire_record in wire.records:
+    for wire_record in fresh:
         if not _makes_sense(wire_record, len(keys)):
             continue
-        control, established, outbound = (
-            move(int.from_bytes(bits, "little"))
-            for bits in (wire_record.control, wire_record.established, wire_record.outbound)
-        )
+        control = established = move(int.from_bytes(wire_record.control, "little"))
+        if wire_record.established != wire_record.control:
+            established = move(int.from_bytes(wire_record.established, "little"))
+        outbound = move(int.from_bytes(wire_record.outbound, "little"))
         records.append(
             Record(
                 name=roster.names[numbers[wire_record.subject]],
@@ -263,7 +294,27 @@ def decode_update(data: bytes, roster: Roster) -> Update:
                 mtu_bytes=wire_record.mtu_bytes,
             )
         )
-    return Update(records, len(wire.records) - len(records))
+    return Update(records, len(fresh) - len(records))
+
+
+def _renumbering(numbers: Sequence[int], width: int) -> Callable[[int], int]:
+    """Return a function that takes bit i of a set to bit `numbers[i]`, of `width`."""
+    sources = [len(numbers)] * width
+    for index, number in enumerate(numbers):
+        sources[number] = index
+    dense = mover(sources, len(numbers))
+
+    def move(bits: int) -> int:
+        if FEW * bits.bit_count() < len(numbers):
+            return sum(1 << numbers[index] for index in indexes(bits))
+        return dense(bits)
+
+    return move
+
+
+def _subject(wire: WireUpdate, record: WireRecord) -> PeerName:
+    at = max(0, record.subject) * KEY_BYTES
+    return name_of(wire.names[at : at + KEY_BYTES])
 
 
 def _makes_sense(record: WireRecord, width: int) -> bool:

@@ -122,7 +122,8 @@ class Target:
 class Targets:
     def __init__(self, ourself: PeerName, connection_limit: int, rng: Random) -> None:
         self._ourself = ourself
-        self._connection_limit = connection_limit
+        self.connection_limit = connection_limit
+        """Up to which discovered targets are dialled."""
         self._rng = rng
         self._targets: dict[Address, Target] = {}
         self._addresses_of_ourself: dict[Address, None] = {}
@@ -254,7 +255,7 @@ class Targets:
     def due(self, now: float) -> list[Target]:
         """Those to dial now. The caller calls `dialling` for each."""
         in_progress, busy = self._in_progress()
-        below_limit = self._connection_limit - len(self._connected) - in_progress
+        below_limit = self.connection_limit - len(self._connected) - in_progress
         chosen: list[Target] = []
         due = [
             target
@@ -285,11 +286,11 @@ class Targets:
 
     def is_suspended(self, target: Target) -> bool:
         """It would be dialled if we had not enough connections already."""
-        return target.origin is Origin.DISCOVERED and len(self._connected) >= self._connection_limit
+        return target.origin is Origin.DISCOVERED and len(self._connected) >= self.connection_limit
 
     def _find_next(self) -> Deadline:
         in_progress, busy = self._in_progress()
-        full = len(self._connected) + in_progress >= self._connection_limit
+        full = len(self._connected) + in_progress >= self.connection_limit
         waiting = [
             target
             for target in self._targets.values()

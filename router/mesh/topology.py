@@ -15,9 +15,11 @@ from types import MappingProxyType
 
 from router.mesh.bits import indexes
 from router.mesh.records import (
+    MARK_BYTES,
     MAX_ROSTER,
     Record,
     Roster,
+    WireRecord,
     decode_update,
     encode_update,
     fingerprint,
@@ -84,7 +86,7 @@ class Topology:
         Total: whatever the bytes are, it neither raises nor loses what we have.
         """
         try:
-            decoded = decode_update(update, self.roster)
+            decoded = decode_update(update, self.roster, self._is_known)
         except ProtocolError as error:
             return Learnt(malformed=str(error))
         changed: dict[PeerName, None] = {}
@@ -120,6 +122,15 @@ class Topology:
         if record.uid == ours.uid:
             return record.version > ours.version
         return record.version >= ours.version
+
+    def _is_known(self, heard: WireRecord, name: PeerName) -> bool:
+        """Whether it is older than what we have, or the same."""
+        known = self._records.get(name)
+        if known is None or name == self._ourself:
+            return False
+        if (heard.version, heard.uid) != (known.version, known.uid):
+            return (heard.version, heard.uid) < (known.version, known.uid)
+        return bool(heard.mark) and self._fingerprints.get(name, b"")[:MARK_BYTES] == heard.mark
 
     def _is_news(self, record: Record) -> bool:
         known = self._records.get(record.name)
@@ -169,7 +180,9 @@ class Topology:
             for name in names
             if name in self._records and name not in self._returned
         ]
-        return encode_update([record for record in records if record.version], self.roster)
+        return encode_update(
+            [record for record in records if record.version], self.roster, self._fingerprints
+        )
 
     # --- forgetting --------------------------------------------------------------------------
 

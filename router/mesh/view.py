@@ -2,6 +2,10 @@
 
 Changes come in bursts: a peer that joins connects to many. So our own record changes at once,
 but news is passed on, and routes are computed, a few milliseconds after the first of a burst.
+
+Each of n peers hears all news, and works on it for a time that grows with n. So the next burst is
+the longer after the last one the more peers there are: while a thousand join, each is told, and
+computes, every two seconds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +31,9 @@ from weavepy.base.names import PeerName, PeerUid, ShortId
 
 NEWS_DELAY_S = 0.01
 ROUTES_DELAY_S = 0.02
+
+SPACING_S = 0.002
+"""Between two bursts, for each peer of the mesh."""
 
 OUTBID_AGAIN_S = 1.0
 """Between two times that we outbid somebody who writes our record. Two routers with one identity
@@ -71,7 +78,9 @@ class View:
         self._clones = clones
         self._news: dict[PeerName, PeerName | None] = {}
         self._news_at = NEVER.at
+        self._news_not_before = now
         self._routes_at = now
+        self._routes_not_before = now
         self._claimed_version = 0
         self._outbid_at = NEVER.at
         self._outbid_again_at = now
@@ -142,7 +151,7 @@ class View:
         for name in learnt.changed:
             self._add_news(name, source, now)
         if learnt.changed or learnt.returned:
-            self._routes_at = min(self._routes_at, now + ROUTES_DELAY_S)
+            self._compute_soon(now)
         return learnt, [
             effect
             for claim in learnt.claims
@@ -154,6 +163,7 @@ class View:
         if now < self._news_at:
             return {}
         news, self._news, self._news_at = self._news, {}, NEVER.at
+        self._news_not_before = now + self._spacing_s()
         return news
 
     def take_recomputed(self) -> bool:
@@ -186,11 +196,23 @@ class View:
             version += 1
         self.topology.write(replace(record, version=version))
         self._add_news(self._ourself, None, now)
-        self._routes_at = min(self._routes_at, now + ROUTES_DELAY_S)
+        self._compute_soon(now)
+
+    def _compute_soon(self, now: float) -> None:
+        at = max(now + ROUTES_DELAY_S, self._routes_not_before)
+        self._routes_at = min(self._routes_at, at)
 
     def _add_news(self, name: PeerName, source: PeerName | None, now: float) -> None:
         self._news[name] = source
-        self._news_at = min(self._news_at, now + NEWS_DELAY_S)
+        at = max(now + self.news_delay_s(), self._news_not_before)
+        self._news_at = min(self._news_at, at)
+
+    def news_delay_s(self) -> float:
+        """Long enough in a large mesh for a new link to be established: that is one news then."""
+        return NEWS_DELAY_S + self._spacing_s() / 8
+
+    def _spacing_s(self) -> float:
+        return SPACING_S * len(self.records)
 
     def _answer_claim(self, uid: PeerUid, version: int, now: float) -> list[ViewEffect]:
         self._claimed_version = max(self._claimed_version, version)
@@ -258,6 +280,7 @@ class View:
 
     def _recompute(self, now: float) -> list[ViewEffect]:
         self._routes_at = NEVER.at
+        self._routes_not_before = now + self._spacing_s()
         self._recomputed = True
         self._settle_short_id(now)
         routes = compute_routes(self._ourself, self.records, self.topology.roster)

@@ -106,6 +106,8 @@ class Negotiator:
         self._rng = rng
         self._datapath_pid = 0
         self._controls: dict[PeerName, _Control] = {}
+        self._next: Deadline | None = None
+        """May be early, if whom it is about has gone meanwhile."""
         self._up: dict[PeerName, None] = {
             PeerName(session.peer): None for session in adopted if session.up
         }
@@ -124,6 +126,7 @@ class Negotiator:
     ) -> list[NegotiationEffect]:
         control = _Control(host, udp_port, secret, dialled_by_us, None, now + REOPEN_S)
         self._controls[peer] = control
+        self._next = None
         effects: list[NegotiationEffect] = []
         if dialled_by_us:
             effects += self._open(peer, control, now)
@@ -192,6 +195,7 @@ class Negotiator:
 
     def handle_timeout(self, now: float) -> list[NegotiationEffect]:
         effects: list[NegotiationEffect] = []
+        self._next = None
         for peer, control in self._controls.items():
             if now < control.reopen_at:
                 continue
@@ -203,8 +207,10 @@ class Negotiator:
     def next_deadline(self) -> Deadline:
         if not self._controls:
             return NEVER
-        at, peer = min((control.reopen_at, peer) for peer, control in self._controls.items())
-        return Deadline(at, f"see whether {peer} has a session")
+        if self._next is None:
+            at, peer = min((control.reopen_at, peer) for peer, control in self._controls.items())
+            self._next = Deadline(at, f"see whether {peer} has a session")
+        return self._next
 
     def _compare(self, snapshot: Snapshot, now: float) -> list[NegotiationEffect]:
         effects: list[NegotiationEffect] = []

@@ -1,5 +1,8 @@
 """Who is gone, whom to believe, who acts, and what the register decides."""
 
+from collections.abc import Collection, Mapping
+from random import Random
+
 import pytest
 
 from kube.core import truth
@@ -32,18 +35,45 @@ def test_the_other_nodes_are_dialled() -> None:
     assert truth.targets(NODES, "n1", 100) == ("10.0.0.2", "10.0.0.3")
 
 
+def many(count: int) -> dict[str, Node]:
+    return {f"n{at:04}": Node(f"n{at:04}", "", (f"n{at:04}",)) for at in range(count)}
+
+
+def layers(dialled: Mapping[str, Collection[str]], without: Collection[str] = ()) -> list[int]:
+    """How many nodes are at each distance from the first one, over links of either direction."""
+    links: dict[str, set[str]] = {name: set() for name in dialled if name not in without}
+    for name in links:
+        for other in dialled[name]:
+            if other in links:
+                links[name].add(other)
+                links[other].add(name)
+    layer, met, found = {next(iter(links))}, set[str](), list[int]()
+    while layer:
+        found.append(len(layer))
+        met |= layer
+        layer = {other for name in layer for other in links[name]} - met
+    return found
+
+
 @pytest.mark.parametrize("count", [101, 128, 1000])
 def test_of_many_nodes_each_dials_few_and_all_are_connected(count: int) -> None:
-    nodes = {f"n{at:04}": Node(f"n{at:04}", "", (f"n{at:04}",)) for at in range(count)}
-    dialled = {name: truth.targets(nodes, name, 50) for name in nodes}
-    assert max(map(len, dialled.values())) <= 10
-    met, to_visit = {"n0000"}, ["n0000"]
-    while to_visit:
-        for name in dialled[to_visit.pop()]:
-            if name not in met:
-                met.add(name)
-                to_visit.append(name)
-    assert len(met) == count
+    dialled = {name: truth.targets(many(count), name, 50) for name in many(count)}
+    assert max(map(len, dialled.values())) <= count.bit_length() + truth.SUCCESSORS
+    distances = layers(dialled)
+    assert sum(distances) == count
+    assert len(distances) - 1 <= 5
+
+
+def test_half_of_a_thousand_nodes_are_down_and_the_others_are_connected() -> None:
+    dialled = {name: truth.targets(many(1000), name, 50) for name in many(1000)}
+    down = Random(1).sample(sorted(dialled), 500)
+    assert sum(layers(dialled, without=down)) == 500
+
+
+def test_a_node_that_joins_a_thousand_changes_whom_a_few_dial() -> None:
+    before = {name: truth.targets(many(1000), name, 50) for name in many(1000)}
+    after = {name: truth.targets(many(1001), name, 50) for name in many(1000)}
+    assert 0 < sum(before[name] != after[name] for name in before) < 40
 
 
 def test_an_owner_whose_node_is_not_there_and_whom_nobody_reaches_is_suspect() -> None:

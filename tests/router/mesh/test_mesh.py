@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from router.mesh import mesh
 from router.mesh.connection import DIAL_TIMEOUT_S, address_text
 from router.mesh.effects import (
     CloseLink,
@@ -141,6 +142,18 @@ def test_the_connection_limit_stops_discovery_and_the_mesh_stays_whole() -> None
         ]
         assert len(dialled) <= 3
     assert any(row.state == "suspended" for row in hosts[-1].core.target_rows(world.now))
+
+
+def test_in_a_mesh_that_cannot_be_full_discovery_makes_only_a_few_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mesh, "LARGE_MESH_CONNECTIONS", 2)
+    world, hosts = mesh_of(*"abcdefghij", connection_limit=6)
+    world.run(30.0)
+    everyone = {host.peer for host in hosts}
+    assert all(set(host.core.routes.unicast) == everyone - {host.peer} for host in hosts)
+    assert hosts[-1].core.connection_limit == 6
+    assert len(hosts[-1].core.connected_peers) <= 4
 
 
 def test_a_target_that_is_ourself_is_dropped_without_a_warning() -> None:

@@ -51,7 +51,8 @@ def update(*records: tuple[int, int, int, tuple[int, ...]]) -> bytes:
     made = [
         record(subject, version, uid, links, roster) for subject, version, uid, links in records
     ]
-    return encode_update(made, roster)
+    marks = {one.name: fingerprint(one, roster) for one in made}
+    return encode_update(made, roster, marks if len(marks) == len(made) else {})
 
 
 def plain(topology: Topology) -> dict[PeerName, bytes]:
@@ -60,6 +61,25 @@ def plain(topology: Topology) -> dict[PeerName, bytes]:
         name: fingerprint(topology.records[name], topology.roster)
         for name in sorted(topology.records)
     }
+
+
+def test_what_is_known_is_not_read_again() -> None:
+    topology = joined(update((0, 2, 1, (1, 2)), (1, 1, 1, ())))
+    names: list[PeerName] = []
+
+    def is_known(heard: WireRecord, name: PeerName) -> bool:
+        names.append(name)
+        return topology._is_known(heard, name)
+
+    def read(data: bytes) -> list[tuple[PeerName, int]]:
+        found = decode_update(data, Roster(), is_known).records
+        return [(one.name, one.version) for one in found]
+
+    assert read(update((0, 2, 1, (1, 2)), (1, 1, 1, ()))) == [], "the same"
+    assert read(update((0, 1, 1, (3,)))) == [], "older"
+    assert read(update((0, 3, 1, (1, 2)), (1, 1, 1, ()))) == [(NAMES[0], 3)], "newer"
+    assert read(update((0, 2, 1, (3,)))) == [(NAMES[0], 2)], "a contradiction"
+    assert names == [*NAMES[:2], NAMES[0], *NAMES[:2], NAMES[0]]
 
 
 def joined(*updates: bytes) -> Topology:
@@ -264,7 +284,7 @@ def test_a_nonsensical_record_is_left_out_and_the_others_are_kept() -> None:
 
 
 def test_an_update_from_a_newer_version_is_understood() -> None:
-    newer = [bytes([1] * 6), [[0, 1, 1, "n", 1, "2", [], b"", b"", b"", 0, "new", 7]], "more"]
+    newer = [bytes([1] * 6), [[0, 1, 1, "n", 1, "2", [], b"", b"", b"", 0, b"", "new", 7]], "more"]
     assert Topology(None).merge(encode(newer)).changed == (NAMES[0],)
 
 
