@@ -734,6 +734,26 @@ class PodDrops(Struct):
     egress: int
 
 
+class PolicyPassed(Struct):
+    """Connections from or to pods of this host that a policy let through.
+
+    Counted when they begin, and again when policies have changed; for each of the policies that
+    name the peer.
+    """
+
+    namespace: str
+    name: str
+    ingress: int
+    egress: int
+
+
+class Durations(Struct):
+    bounds_s: list[float]
+    counts: list[int]
+    """Up to each of the bounds and above the one before it; the last is those above all."""
+    sum_s: float
+
+
 class PolicySummary(Struct):
     policies: int
     faulty: int
@@ -741,6 +761,11 @@ class PolicySummary(Struct):
     repairs: int
     drops: list[PodDrops]
     """Of isolated pods on this host."""
+    passed: list[PolicyPassed]
+    rules: int
+    """In the packet filter."""
+    enforced: Durations
+    """From when a change was heard of to when it was in the packet filter."""
 
 
 class PolicyPod(Struct):

@@ -7,9 +7,15 @@ metric next to its meaning. Names end in their unit; what only grows is a counte
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from weavepy.client import schema
@@ -339,6 +345,25 @@ def _policy_metrics(policy: schema.PolicySummary) -> Iterator[Metric]:
         drops.add_metric([pod.namespace, pod.name, "ingress"], pod.ingress)
         drops.add_metric([pod.namespace, pod.name, "egress"], pod.egress)
     yield drops
+    passed = CounterMetricFamily(
+        "weavepy_policy_connections",
+        "Connections that a policy let through, counted for each that names the peer.",
+        labels=["namespace", "policy", "direction"],
+    )
+    for one in policy.passed:
+        passed.add_metric([one.namespace, one.name, "ingress"], one.ingress)
+        passed.add_metric([one.namespace, one.name, "egress"], one.egress)
+    yield passed
+    yield _gauge(
+        "weavepy_policy_rules", "Rules of network policies in the packet filter.", policy.rules
+    )
+    bounds = [*(str(bound) for bound in policy.enforced.bounds_s), "+Inf"]
+    yield HistogramMetricFamily(
+        "weavepy_policy_enforcement_seconds",
+        "From when a change was heard of to when it was in the packet filter.",
+        buckets=[*zip(bounds, accumulate(policy.enforced.counts), strict=True)],
+        sum_value=policy.enforced.sum_s,
+    )
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:
