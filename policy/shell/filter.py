@@ -19,7 +19,7 @@ from typing import Any
 from policy.core.table import Changes, Table, difference
 from policy.shell import script
 from policy.shell.groups import Groups, Ports
-from policy.shell.reading import Foreign, drops, understood
+from policy.shell.reading import Counts, Foreign, counts, understood
 from weavepy.kernel.netlink import explained, find_link, netlink
 from weavepy.kernel.nftables import NftFailed, list_table, run_transaction
 from weavepy.kernel.nftevents import TableWatch
@@ -155,9 +155,9 @@ class PolicyFilter:
             self._known_setting = script.Setting(self._bridge, group)
         return self._known_setting
 
-    def drops(self) -> dict[tuple[str, str], int]:
-        """Packets dropped, by direction and address of the isolated pod, since it is isolated."""
-        return drops(list_table("inet", self._name) or [])
+    def counts(self) -> Counts:
+        """Drops are since the pod is isolated, what passed since its chain was made."""
+        return counts(list_table("inet", self._name) or [])
 
     def remove(self) -> None:
         """All of it; bridged frames are shown to packet filters no more."""

@@ -75,17 +75,35 @@ def understood(
     return table, generation
 
 
-def drops(objects: Iterable[dict[str, Any]]) -> dict[tuple[str, str], int]:
+@dataclass(frozen=True, slots=True)
+class Counts:
+    drops: dict[tuple[str, str], int]
     """Packets that went no further, by direction and address of the isolated pod."""
+    passed: dict[tuple[str, int], int]
+    """Connections by chain and number of the match that let them through."""
+    rules: int
+
+
+def counts(objects: Iterable[dict[str, Any]]) -> Counts:
+    objects = [*objects]
     listed = _listed(objects)
-    found: Counter[tuple[str, str]] = Counter()
+    dropped: Counter[tuple[str, str]] = Counter()
     for way in WAYS:
         for name in (way_name(way) + DROPS, way_name(way) + GROUPS + DROPS):
             for element in listed.elements.get(name, ()):
                 if isinstance(element, dict) and "counter" in element.get("elem", {}):
                     one = element["elem"]
-                    found[way[0], one.get("comment", one["val"])] += one["counter"]["packets"]
-    return dict(found)
+                    dropped[way[0], one.get("comment", one["val"])] += one["counter"]["packets"]
+    passed: Counter[tuple[str, int]] = Counter()
+    seen: Counter[str] = Counter()
+    rules = [entry["rule"] for entry in objects if "rule" in entry]
+    for rule in rules:
+        number = seen[rule["chain"]]
+        seen[rule["chain"]] += 1
+        for part in rule["expr"]:
+            if isinstance(part, dict) and isinstance(part.get("counter"), dict):
+                passed[rule["chain"].removesuffix(REPLIES), number] += part["counter"]["packets"]
+    return Counts(dict(dropped), dict(passed), len(rules))
 
 
 def _check_awake(objects: Iterable[dict[str, Any]]) -> None:

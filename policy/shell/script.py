@@ -22,9 +22,11 @@ however many policies there are.
 All this rests on knowing who opened a connection. A TCP connection whose beginning was not seen
 might be a forbidden one that now looks as if its other end had opened it: it is unjudged.
 
-A pod's drops are counted by the elements of `..._drops`, which are the isolated addresses. Some
-of what is dropped is logged (`weavepy.kernel.nflog`), in the words of `policy.core.drops`: so much
-per pod and direction (`LOG_RATE`) that one under fire does not keep the others from being heard.
+What passes is counted where it does, by the match (`policy.core.attribution`): once for each
+connection under each generation. A pod's drops are counted by the elements of `..._drops`, which
+are the isolated addresses. Some of what is dropped is logged (`weavepy.kernel.nflog`), in the words
+of `policy.core.drops`: so much per pod and direction (`LOG_RATE`) that one under fire does not keep
+the others from being heard.
 Each rule has a digest of its text as a comment: that is how a rule that somebody changed is found.
 """
 
@@ -292,7 +294,7 @@ def _match(match: Match, address: str, port: str) -> str:
         parts.append(f"{address} @{match.peers}")
     if match.ports is not None:
         parts.append(f"meta l4proto . {port} @{match.ports}")
-    return " ".join([*parts, "return"])
+    return " ".join([*parts, "counter return"])
 
 
 def signed(rules: Iterable[str]) -> list[str]:

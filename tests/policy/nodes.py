@@ -59,4 +59,4 @@ class Node:
         return in_namespace(self.namespace, partial(self.filter.restore, self.policies.table))
 
     def drops(self) -> dict[tuple[str, str], int]:
-        return in_namespace(self.namespace, self.filter.drops)
+        return in_namespace(self.namespace, self.filter.counts).drops

@@ -251,7 +251,9 @@ def sample_status() -> schema.Status:
             faulty=1,
             repairs=2,
             drops=[schema.PodDrops(namespace="shop", name="web", ingress=7, egress=0)],
-            delays=schema.PolicyDelays(bounds_s=[0.1, 1.0], counts=[5, 2, 1], total_s=4.5),
+            passed=[schema.PolicyPassed(namespace="shop", name="allow", ingress=5, egress=0)],
+            rules=60,
+            enforced=schema.Durations(bounds_s=[0.1, 1.0], counts=[4, 2, 1], sum_s=3.5),
         ),
     )
 

@@ -734,13 +734,24 @@ class PodDrops(Struct):
     egress: int
 
 
-class PolicyDelays(Struct):
-    """From what the API server told to when it was in force here, as a histogram."""
+class PolicyPassed(Struct):
+    """Connections from or to pods of this host that a policy let through.
 
+    Counted when they begin, and again when policies have changed; for each of the policies that
+    name the peer.
+    """
+
+    namespace: str
+    name: str
+    ingress: int
+    egress: int
+
+
+class Durations(Struct):
     bounds_s: list[float]
     counts: list[int]
-    """How often it took at most so long, and more than the bound before; one more for the rest."""
-    total_s: float
+    """Up to each of the bounds and above the one before it; the last is those above all."""
+    sum_s: float
 
 
 class PolicySummary(Struct):
@@ -750,8 +761,11 @@ class PolicySummary(Struct):
     repairs: int
     drops: list[PodDrops]
     """Of isolated pods on this host."""
-    delays: PolicyDelays | None = None
-    """On Kubernetes."""
+    passed: list[PolicyPassed]
+    rules: int
+    """In the packet filter."""
+    enforced: Durations
+    """From when a change was heard of to when it was in the packet filter."""
 
 
 class PolicyPod(Struct):

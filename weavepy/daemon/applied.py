@@ -60,6 +60,7 @@ class AppliedObjects:
         self._learning: asyncio.Task[None] | None = None
         self._news = False
         """Whether other hosts said something that is not in force yet."""
+        self._news_since = 0.0
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -95,6 +96,7 @@ class AppliedObjects:
 
         Without an identity, what is known about it stays.
         """
+        since = _now()
         async with self._service.changing:
             if identity is not None:
                 self._identities[owner] = identity
@@ -106,23 +108,26 @@ class AppliedObjects:
                 tuple(dict.fromkeys((*before, *addresses))),
                 self._identities.get(owner),
             )
-            await self._described_changed(identity is not None)
+            await self._described_changed(identity is not None, since)
 
     async def left(self, owner: str, addresses: Sequence[Address] = ()) -> None:
         """It has these addresses no more, or none at all."""
+        since = _now()
         async with self._service.changing:
             known = self._attached.get(owner, Attached(owner, ()))
             self._take(owner, addresses or known.addresses)
             described = self._identities.get(owner) is not None
             if owner not in self._attached:
                 self._identities.pop(owner, None)
-            await self._described_changed(described)
+            await self._described_changed(described, since)
 
     def handle_gossip(self, source: PeerName, update: bytes) -> None:
         """From the mesh. What it says is in force soon; what comes meanwhile, with it."""
         announced = self.shared.handle_gossip(source, update)
         if announced:
             self._tell(announced)
+            if not self._news:
+                self._news_since = _now()
             self._news = True
             if self._learning is None or self._learning.done():
                 self._learning = asyncio.create_task(self._learn(), name="policies")
@@ -131,9 +136,10 @@ class AppliedObjects:
         while self._news:
             async with self._service.changing:
                 self._news = False
+                since = self._news_since
                 try:
                     self._save()
-                    await self._enforce()
+                    await self._enforce(since)
                 except WeavepyError as error:
                     log.error("what other hosts attached is not in force here: %s", error)
 
@@ -144,7 +150,7 @@ class AppliedObjects:
         read = [(document, parse(document)) for document in request.objects]
         if len(self._documents) + len(read) > MAX_OBJECTS:
             raise UsageError(f"more than {MAX_OBJECTS} objects are too many")
-        changes = []
+        changes, since = [], _now()
         async with self._service.changing:
             documents = dict(self._documents)
             for document, thing in read:
@@ -156,7 +162,7 @@ class AppliedObjects:
             self._save(documents)
             for _, thing in read:
                 self._handle(thing)
-            await self._enforce()
+            await self._enforce(since)
         for change in changes:
             if change.fault:
                 log.warning("policy %s/%s: %s", change.namespace, change.name, change.fault)
@@ -164,7 +170,7 @@ class AppliedObjects:
 
     async def delete(self, request: schema.PolicyObjects) -> schema.PolicyAnswer:
         read = [parse(document) for document in request.objects]
-        changes = []
+        changes, since = [], _now()
         async with self._service.changing:
             documents = dict(self._documents)
             for thing in read:
@@ -173,21 +179,21 @@ class AppliedObjects:
             self._save(documents)
             for thing in read:
                 self._forget(_named(thing))
-            await self._enforce()
+            await self._enforce(since)
         return schema.PolicyAnswer(changes=changes)
 
     # --- objects ---------------------------------------------------------------------------------
 
-    async def _enforce(self) -> None:
+    async def _enforce(self, since: float) -> None:
         self._follow_pods()
-        await self._service.enforce()
+        await self._service.enforce(since)
 
-    async def _described_changed(self, described: bool) -> None:
+    async def _described_changed(self, described: bool, since: float) -> None:
         """Others learn of it only when it is in force here."""
         announced = self.shared.set_own([one for _, one in sorted(self._attached.items())])
         if described or announced:
             self._save()
-        await self._enforce()
+        await self._enforce(since)
         if announced:
             self._tell(announced)
 
@@ -301,3 +307,7 @@ def _change(named: Named, done: str, thing: Namespace | Pod | Policy | None) -> 
     return schema.PolicyChange(
         kind=named[0], namespace=named[1], name=named[2], done=done, fault=fault
     )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

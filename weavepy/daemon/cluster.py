@@ -76,9 +76,9 @@ class ClusterObjects:
         self._cluster = Cluster(service.policies, HERE)
         self._pending: dict[tuple[str, str], AnyChange] = {}
         """What is not worked in yet, the last of each object, by kind and key."""
-        self._news = asyncio.Event()
-        self._told_at: float | None = None
+        self._pending_since = 0.0
         """When the oldest of it came."""
+        self._news = asyncio.Event()
         self._unsaved = asyncio.Event()
         self._before: dict[str, tuple[tuple[Address, ...], Runtime]] = {}
         """Who was attached before this router began, while it knows nothing."""
@@ -151,6 +151,7 @@ class ClusterObjects:
     ) -> None:
         if identity is not None:
             raise UsageError("on Kubernetes labels are those of pods: attach it without")
+        since = asyncio.get_running_loop().time()
         async with self._service.changing:
             self._before = {
                 other: (tuple(one for one in known if one not in addresses), its)
@@ -158,15 +159,16 @@ class ClusterObjects:
                 if other != owner
             }
             self._cluster.handle_attached(owner, addresses, runtime)
-            await self._service.enforce()
+            await self._service.enforce(since)
         if self._cluster.is_unknown(owner):
             await self._until_known(owner)
 
     async def left(self, owner: str, addresses: Sequence[Address] = ()) -> None:
+        since = asyncio.get_running_loop().time()
         async with self._service.changing:
             self._before.pop(owner, None)
             self._cluster.handle_detached(owner, addresses)
-            await self._service.enforce()
+            await self._service.enforce(since)
 
     async def _until_known(self, owner: str) -> None:
         known = self._waiting.setdefault(owner, asyncio.Event())
@@ -198,8 +200,8 @@ class ClusterObjects:
         watch = Watch(kind, self._rng, known)
 
         def tell(changes: list[Change[Thing]]) -> None:
-            if changes and self._told_at is None:
-                self._told_at = asyncio.get_running_loop().time()
+            if changes and not self._pending:
+                self._pending_since = asyncio.get_running_loop().time()
             for change in changes:
                 self._pending[kind.resource, change.thing.key] = cast(AnyChange, change)
             self._news.set()
@@ -222,7 +224,7 @@ class ClusterObjects:
         if not all(one.watch.listed for one in (self._namespaces, self._policies, self._pods)):
             return  # new pods without new policies might be open
         async with service.changing:
-            told_at, self._told_at = self._told_at, None
+            since = self._pending_since if self._pending else None
             while self._pending:
                 pending, self._pending = self._pending, {}
                 for number, change in enumerate(pending.values()):
@@ -234,9 +236,7 @@ class ClusterObjects:
             for owner, (addresses, runtime) in before.items():
                 self._cluster.handle_attached(owner, addresses, runtime)
             service.is_partial = False
-            await service.enforce()
-        if told_at is not None:
-            service.note_delay(asyncio.get_running_loop().time() - told_at)
+            await service.enforce(since)
         for owner, known in self._waiting.items():
             if not self._cluster.is_unknown(owner):
                 known.set()

@@ -336,14 +336,6 @@ def _policy_metrics(policy: schema.PolicySummary) -> Iterator[Metric]:
     yield _counter(
         "weavepy_policy_repairs", "Times that others' changes were undone.", policy.repairs
     )
-    if policy.delays is not None:
-        counts, bounds = [*accumulate(policy.delays.counts)], policy.delays.bounds_s
-        yield HistogramMetricFamily(
-            "weavepy_policy_delay_seconds",
-            "From what the API server told to when it was in force on this host.",
-            buckets=[*zip(map(str, [*bounds, "+Inf"]), counts, strict=True)],
-            sum_value=policy.delays.total_s,
-        )
     drops = CounterMetricFamily(
         "weavepy_policy_dropped",
         "Packets from or to an isolated pod here that no policy allowed.",
@@ -353,6 +345,25 @@ def _policy_metrics(policy: schema.PolicySummary) -> Iterator[Metric]:
         drops.add_metric([pod.namespace, pod.name, "ingress"], pod.ingress)
         drops.add_metric([pod.namespace, pod.name, "egress"], pod.egress)
     yield drops
+    passed = CounterMetricFamily(
+        "weavepy_policy_connections",
+        "Connections that a policy let through, counted for each that names the peer.",
+        labels=["namespace", "policy", "direction"],
+    )
+    for one in policy.passed:
+        passed.add_metric([one.namespace, one.name, "ingress"], one.ingress)
+        passed.add_metric([one.namespace, one.name, "egress"], one.egress)
+    yield passed
+    yield _gauge(
+        "weavepy_policy_rules", "Rules of network policies in the packet filter.", policy.rules
+    )
+    bounds = [*(str(bound) for bound in policy.enforced.bounds_s), "+Inf"]
+    yield HistogramMetricFamily(
+        "weavepy_policy_enforcement_seconds",
+        "From when a change was heard of to when it was in the packet filter.",
+        buckets=[*zip(bounds, accumulate(policy.enforced.counts), strict=True)],
+        sum_value=policy.enforced.sum_s,
+    )
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

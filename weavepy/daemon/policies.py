@@ -10,7 +10,6 @@ Kubernetes there `always` is one: connections that are older than the first poli
 
 import asyncio
 import logging
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -23,18 +22,18 @@ from policy.core.objects import DIRECTIONS, Address, Pod, Policy, Protocol
 from policy.core.policies import Policies
 from policy.core.roster import DEFAULT_NAMESPACE
 from policy.shell.filter import PolicyFilter
+from policy.shell.reading import Counts
 from weavepy.base.errors import UsageError
 from weavepy.client import schema
 from weavepy.daemon.api import NotFound
+from weavepy.daemon.tallies import Durations, Passed
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Drops = dict[tuple[str, str], int]
 """Packets by direction and address."""
-DROPS_S = 1.0
-DELAYS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Bounds of the histogram."""
+COUNTS_S = 1.0
 MAX_MATRIX_PODS = 200
 """Its answer has the square of that."""
 
@@ -57,11 +56,10 @@ class PolicyService:
         self._in_force = False
         """Whether there is a packet filter, as far as we know."""
         self._repairs = 0
-        self._delays = schema.PolicyDelays(
-            bounds_s=[*DELAYS_S], counts=[0] * (len(DELAYS_S) + 1), total_s=0.0
-        )
-        self._drops_known: Drops = {}
-        self._drops_until = 0.0
+        self._passed = Passed()
+        self._durations = Durations()
+        self._counts = Counts({}, {}, 0)
+        self._counts_until = 0.0
 
     async def start(self) -> None:
         """Bring into force what is known, or see to it that nothing is."""
@@ -69,8 +67,16 @@ class PolicyService:
         if not self._enforced and not self.is_partial:
             await self._on_host(self._filter.remove)
 
-    async def enforce(self) -> None:
-        """Returns when what is known is in force. Hold `changing`."""
+    async def enforce(self, since: float | None = None) -> None:
+        """Returns when what is known is in force. Hold `changing`.
+
+        `since` is when the loop's clock showed that there was news.
+        """
+        await self._enforce()
+        if since is not None:
+            self._durations.handle(asyncio.get_running_loop().time() - since)
+
+    async def _enforce(self) -> None:
         changes = self.policies.settle()
         table = self.policies.table
         if self.is_partial:
@@ -96,16 +102,11 @@ class PolicyService:
                 self._repairs += 1
                 log.warning("restored network policies: somebody had changed the packet filter")
 
-    def note_delay(self, seconds: float) -> None:
-        """So long ago its source was told what is in force now."""
-        self._delays.counts[bisect_left(DELAYS_S, seconds)] += 1
-        self._delays.total_s += seconds
-
     # --- questions -------------------------------------------------------------------------------
 
     async def status(self) -> schema.PolicyStatus:
         policies = self.policies
-        drops = await self._drops() if self._enforced else {}
+        drops = (await self._count()).drops if self._enforced else {}
         selected = Counter(
             policy.key for pod in policies.local_pods() for policy in policies.selecting(pod)
         )
@@ -122,17 +123,19 @@ class PolicyService:
     async def summary(self) -> schema.PolicySummary | None:
         if not self._enforced:
             return None
-        counts = await self._drops()
+        counts = await self._count()
         return schema.PolicySummary(
             policies=len(self.policies.policies),
             faulty=sum(bool(policy.fault) for policy in self.policies.policies.values()),
             repairs=self._repairs,
             drops=[
-                _drops_of(pod, counts)
+                _drops_of(pod, counts.drops)
                 for pod in self.policies.local_pods()
                 if pod.unknown or [*self.policies.selecting(pod)]
             ],
-            delays=self._delays if self._always else None,
+            passed=self._passed.rows(),
+            rules=counts.rules,
+            enforced=self._durations.shown(),
         )
 
     async def explain(self, request: schema.ExplainRequest) -> schema.ExplainAnswer:
@@ -172,13 +175,14 @@ class PolicyService:
     def _enforced(self) -> bool:
         return self._always or bool(self.policies.policies)
 
-    async def _drops(self) -> Drops:
-        """`DROPS_S` old at most: it takes a tool, and status is asked for often."""
+    async def _count(self) -> Counts:
+        """`COUNTS_S` old at most: it takes a tool, and status is asked for often."""
         now = asyncio.get_running_loop().time()
-        if now >= self._drops_until:
-            self._drops_known = await self._on_host(self._filter.drops)
-            self._drops_until = now + DROPS_S
-        return self._drops_known
+        if now >= self._counts_until:
+            self._counts = await self._on_host(self._filter.counts)
+            self._counts_until = now + COUNTS_S
+            self._passed.handle(self.policies, self._counts.passed)
+        return self._counts
 
     def _address(self, text: str, version: int | None) -> Address:
         try:

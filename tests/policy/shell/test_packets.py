@@ -2,9 +2,11 @@
 
 import pytest
 
+from policy.core.attribution import Attribution
 from tests.policy.objects import OPEN, labels, pod, policy
 from tests.policy.reach import Cell, has_sctp
 from tests.policy.shell.conftest import Cluster, ReachMaker
+from weavepy.lab.system import in_namespace
 
 pytestmark = pytest.mark.root
 
@@ -111,3 +113,28 @@ def test_drops_are_counted_for_the_pod_and_direction_that_caused_them(
     assert drops["ingress", B] >= 1
     assert drops["ingress", A] >= 1
     assert drops["egress", A] == 0
+
+
+def test_connections_are_counted_by_the_match_that_let_them_through(
+    cluster: Cluster, reach: ReachMaker
+) -> None:
+    a, b, c = cluster.place(*PODS)
+    rule = FROM_CLIENT | {"ports": [{"port": 80}]}
+    cluster.tell(
+        policy("web", labels(app="web"), ingress=[rule]),
+        policy("too", labels(app="web"), ingress=[rule]),
+    )
+    table, cell = reach.among(a, b, c), Cell(a, B, "TCP", 80)
+    for _ in range(3):
+        assert table.table([cell, Cell(a, B, "TCP", 81)], [cell]) == {cell}
+    node = cluster.nodes["one"]
+    counts = in_namespace(node.namespace, node.filter.counts)
+    causes = Attribution().causes(node.policies)
+    counted = {
+        (key[1], direction): counts.passed[place]
+        for place, found in causes.items()
+        for key, direction in found
+        if "4_" in place[0]
+    }
+    assert counted == {("web", "ingress"): 3, ("too", "ingress"): 3}
+    assert counts.rules > 40

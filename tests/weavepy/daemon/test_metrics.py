@@ -65,10 +65,15 @@ def test_tunnels_and_what_the_guard_refused_are_counted() -> None:
     assert value("weavepy_policies") == 3
     assert value("weavepy_policies_faulty") == 1
     assert value("weavepy_policy_repairs_total") == 2
-    assert value("weavepy_policy_delay_seconds_bucket", le="1.0") == 7
-    assert value("weavepy_policy_delay_seconds_count") == 8
     pod = {"namespace": "shop", "pod": "web"}
     assert value("weavepy_policy_dropped_total", **pod, direction="ingress") == 7
+    allow = {"namespace": "shop", "policy": "allow"}
+    assert value("weavepy_policy_connections_total", **allow, direction="ingress") == 5
+    assert value("weavepy_policy_rules") == 60
+    name = "weavepy_policy_enforcement_seconds"
+    buckets = [value(f"{name}_bucket", le=bound) for bound in ("0.1", "1.0", "+Inf")]
+    assert buckets == [4, 6, 7]
+    assert (value(f"{name}_count"), value(f"{name}_sum")) == (7, 3.5)
 
 
 def test_the_datapath_and_its_sessions_are_counted() -> None:
@@ -87,8 +92,10 @@ def test_the_datapath_and_its_sessions_are_counted() -> None:
 
 def test_every_metric_is_ours_and_has_help_and_type() -> None:
     text = render_metrics(sample_status()).decode()
-    lines = {re.split(r"[{ ]", line)[0] for line in text.splitlines() if line and line[0] != "#"}
-    names = {re.sub(r"_seconds_(bucket|count|sum)$", "_seconds", name) for name in lines}
+    names = {re.split(r"[{ ]", line)[0] for line in text.splitlines() if line and line[0] != "#"}
+    histograms = re.findall(r"^# TYPE (\S+) histogram$", text, re.MULTILINE)
+    parts = {f"{name}_{part}" for name in histograms for part in ("bucket", "count", "sum")}
+    names = names - parts | set(histograms)
     assert all(name.startswith("weavepy_") for name in names)
     for name in names:
         assert f"# TYPE {name} " in text
