@@ -2,7 +2,7 @@
 
 import os
 
-from cni import text
+from cni import quick, text
 from cni.errors import (
     BAD_CONFIG,
     BAD_ENVIRONMENT,
@@ -33,7 +33,6 @@ NEEDS = {
 }
 """Every verb, and what it needs in the environment."""
 
-MAX_CONFIG_BYTES = 4 * 1024 * 1024
 MAX_INTERFACE_LENGTH = 15
 MAX_ID_LENGTH = 128
 """The attachment's record in the kernel has room for it, the network's name and a path."""
@@ -121,8 +120,10 @@ def check(call: Call) -> None:
 
 
 def decode_config(data: bytes) -> "dict[str, Any]":
-    if len(data) > MAX_CONFIG_BYTES:
-        raise CniError(UNDECODABLE, f"the configuration is longer than {MAX_CONFIG_BYTES} bytes")
+    if len(data) > quick.MAX_CONFIG_BYTES:
+        raise CniError(
+            UNDECODABLE, f"the configuration is longer than {quick.MAX_CONFIG_BYTES} bytes"
+        )
     try:
         config = text.decode(data)
     except ValueError as error:
@@ -180,12 +181,7 @@ def is_interface(name: str) -> bool:
 
 def read_input() -> bytes:
     """Of standard input, as much as is allowed and one byte more."""
-    parts = []
-    left = MAX_CONFIG_BYTES + 1
     try:
-        while left > 0 and (part := os.read(0, min(left, 1 << 20))):
-            parts.append(part)
-            left -= len(part)
+        return quick.read_input()
     except OSError as error:
         raise CniError(IO_FAILURE, f"reading the configuration: {error.strerror}") from error
-    return b"".join(parts)

@@ -1,19 +1,25 @@
 """Making the plugin one executable file that needs nothing but a Python interpreter.
 
 A zip archive would do, and cost 5 ms per run: the interpreter then imports `runpy`, `zipimport` and
-what these import. Here it is a script whose modules lie in it as marshalled code, which takes half
-a millisecond to load. An interpreter of another version compiles their source, which is there too.
+what these import. Here it is a script whose modules lie in it as marshalled code. What ADD and DEL
+need (`quick.py`) comes first, alone; the rest is unpacked only if that does not do. An interpreter
+of another version compiles their source, which is there too.
 """
 
 import importlib.util
 import marshal
 import os
 import tempfile
+import zlib
 from pathlib import Path
+from types import CodeType
+
+from cni.conflist import PLUGIN
 
 MODULES = (
     "cni",
     "cni.errors",
+    "cni.quick",
     "cni.text",
     "cni.link",
     "cni.call",
@@ -24,8 +30,9 @@ MODULES = (
 )
 
 INTERPRETER = "/usr/bin/python3"
-FLAGS = "-IS"
-"""Isolated from the caller's environment and directory, and without `site` and its paths."""
+FLAGS = "-ISXutf8"
+"""Isolated from the caller's environment and directory, without `site` and its paths, whatever the
+locale."""
 
 _SCRIPT = """\
 #!{interpreter} {flags}
@@ -35,9 +42,17 @@ import sys
 from _frozen_importlib_external import MAGIC_NUMBER
 
 with open(__file__, "rb") as file:
-    *_, compiled, sources = file.read().splitlines()
+    *_, quick, compiled, sources = (line[2:] for line in file.read().splitlines())
 ours = MAGIC_NUMBER == bytes.fromhex("{magic}")
-modules = marshal.loads(bytes.fromhex((compiled if ours else sources)[2:].decode()))
+given = ()
+if ours and __file__.endswith("/{name}"):
+    space = {{"__name__": "quick"}}
+    exec(marshal.loads(bytes.fromhex(quick.decode())), space)
+    given = space["run"]()
+
+import zlib
+
+modules = marshal.loads(zlib.decompress(bytes.fromhex((compiled if ours else sources).decode())))
 
 
 class Finder:
@@ -59,11 +74,13 @@ class Finder:
 sys.meta_path.insert(0, Finder)
 from cni.plugin import start
 
-start()
+start(*given)
+# {quick}
 # {compiled}
 # {sources}
 """
-"""The modules are in comments, in hexadecimal: a literal would take the parser 2 ms to read."""
+"""The modules are in comments, in hexadecimal: a literal would take the parser 2 ms to read. They
+are compressed, as comments have to be read as well."""
 
 
 def script(interpreter: str = INTERPRETER) -> bytes:
@@ -73,16 +90,20 @@ def script(interpreter: str = INTERPRETER) -> bytes:
     for name in MODULES:
         file = directory / ("__init__.py" if name == "cni" else f"{name.partition('.')[2]}.py")
         sources[name] = file.read_text()
-    compiled = marshal.dumps(
-        {name: compile(source, name, "exec") for name, source in sources.items()}
-    )
+    compiled = {name: compile(source, name, "exec") for name, source in sources.items()}
     return _SCRIPT.format(
         interpreter=interpreter,
         flags=FLAGS,
         magic=importlib.util.MAGIC_NUMBER.hex(),
-        compiled=compiled.hex(),
-        sources=marshal.dumps(sources).hex(),
+        name=PLUGIN,
+        quick=marshal.dumps(compiled["cni.quick"]).hex(),
+        compiled=_packed(compiled),
+        sources=_packed(sources),
     ).encode()
+
+
+def _packed(modules: dict[str, str] | dict[str, CodeType]) -> str:
+    return zlib.compress(marshal.dumps(modules), 9).hex()
 
 
 def write_whole(path: Path, content: bytes, mode: int) -> None:

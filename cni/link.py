@@ -75,10 +75,10 @@ def ask(socket_path: str, path: str, body: "dict[str, Any]", timeout_s: float) -
         raise AnswerLost(f"the connection broke: {error.strerror or error}") from error
     finally:
         connection.close()
-    return _decode(bytes(answer))
+    return decode(bytes(answer))
 
 
-def _decode(answer: bytes) -> "dict[str, Any]":
+def decode(answer: bytes) -> "dict[str, Any]":
     head, _, content = answer.partition(b"\r\n\r\n")
     status = head[:16].split(b" ")[1:2]
     try:

@@ -10,7 +10,7 @@ import sys
 import time
 
 from cni import call as calls
-from cni import journal, link, result, text
+from cni import journal, link, quick, result, text
 from cni.call import Call
 from cni.errors import (
     BAD_CONFIG,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 IPAM_NAME = "weavepy-ipam"
-RUN_DIRECTORY = "/run/weavepy"
 STATE_DIRECTORY = "/var/lib/weavepy"
 
 ADD_TIMEOUT_S = 30.0
@@ -40,19 +39,29 @@ VERB_TIMEOUT_S = 20.0
 STATUS_TIMEOUT_S = 2.0
 
 
-def main(name: str, environment: "Mapping[str, str]") -> int:
-    """Return the exit code; the result or the error is on standard output then."""
+def main(
+    name: str,
+    environment: "Mapping[str, str]",
+    data: "bytes | None" = None,
+    answer: "tuple[bytes, float] | None" = None,
+) -> int:
+    """Return the exit code; the result or the error is on standard output then.
+
+    `data` is standard input, if it was read already, and `answer` what the router said to `quick`,
+    and when that asked.
+    """
     version = calls.VERSIONS[-1]
     try:
         calls.check_environment(environment)
-        data = calls.read_input()
+        if data is None:
+            data = calls.read_input()
         if environment["CNI_COMMAND"] == "VERSION" and not data.strip():
             data = b"{}"
         call = Call(environment, calls.decode_config(data))
         if call.version in calls.VERSIONS:
             version = call.version
         calls.check(call)
-        answer = Plugin(call, ipam_only=name == IPAM_NAME).run()
+        outcome = Plugin(call, ipam_only=name == IPAM_NAME, answer=answer).run()
     except CniError as error:
         _log(environment, error)
         failure = {"cniVersion": version, "code": error.code, "msg": error.message}
@@ -60,24 +69,28 @@ def main(name: str, environment: "Mapping[str, str]") -> int:
             failure["details"] = error.details
         _print(failure)
         return 1
-    if answer is not None:
-        _print(answer)
+    if outcome is not None:
+        _print(outcome)
     return 0
 
 
 class Plugin:
-    def __init__(self, call: Call, ipam_only: bool) -> None:
-        self._call = call
-        self._begun = time.time()
+    def __init__(
+        self, call: Call, ipam_only: bool = False, answer: "tuple[bytes, float] | None" = None
+    ) -> None:
+        """`answer` is the router's to the question that this would put, if it was put already, and
+        when that was."""
+        self.call = call
+        self._answer, self._begun = answer or (None, time.time())
         self._kind = "addresses" if ipam_only else "interface"
         """What the attachment is, for the router."""
-        run = call.value("runDir", str, "") or call.environment.get("WEAVEPY_RUN_DIR")
+        run = call.value("runDir", str, "") or call.environment.get(quick.RUN_VARIABLE)
         state = call.value("stateDir", str, "") or call.environment.get("WEAVEPY_STATE_DIR")
-        self._socket = f"{run or RUN_DIRECTORY}/weavepy.sock"
+        self.socket = f"{run or quick.RUN_DIRECTORY}/{quick.SOCKET_NAME}"
         self._journal = f"{state or STATE_DIRECTORY}/cni-journal"
 
     def run(self) -> "dict[str, Any] | None":
-        match self._call.verb:
+        match self.call.verb:
             case "ADD":
                 return self._add()
             case "DEL":
@@ -90,7 +103,7 @@ class Plugin:
                 self._status()
             case "VERSION":
                 return {
-                    "cniVersion": self._call.version or calls.VERSIONS[-1],
+                    "cniVersion": self.call.version or calls.VERSIONS[-1],
                     "supportedVersions": list(calls.VERSIONS),
                 }
         return None
@@ -98,9 +111,9 @@ class Plugin:
     # --- verbs -----------------------------------------------------------------------------------
 
     def _add(self) -> "dict[str, Any]":
-        call = self._call
-        request = self._attachment() | self._wishes()
-        ipam = self._other_ipam()
+        call = self.call
+        request = self.attachment() | self.wishes()
+        ipam = self.other_ipam()
         if ipam:
             from cni import delegate
 
@@ -117,26 +130,26 @@ class Plugin:
 
     def _del(self) -> None:
         try:
-            link.ask(self._socket, "/v1/cni/del", self._attachment(), VERB_TIMEOUT_S)
+            self._put("/v1/cni/del", self.attachment(), VERB_TIMEOUT_S)
         except (link.RouterAway, link.AnswerLost, PermissionError) as error:
             self._write_down(str(error))
         except link.Refused as error:
             raise _refusal(error) from error
-        ipam = self._other_ipam()
+        ipam = self.other_ipam()
         if ipam:
             from cni import delegate
 
-            delegate.run(self._call, ipam)
+            delegate.run(self.call, ipam)
 
     def _check(self) -> None:
-        call = self._call
+        call = self.call
         before = call.section("prevResult")
         if not before and self._kind == "interface":
             raise CniError(BAD_CONFIG, "CHECK needs the prevResult of ADD")
-        request = self._attachment() | {"previous": _previous(call, before)}
+        request = self.attachment() | {"previous": _previous(call, before)}
         answer = self._ask("/v1/cni/check", request, VERB_TIMEOUT_S)
         wrong = [str(finding) for finding in answer["findings"]]
-        ipam = self._other_ipam()
+        ipam = self.other_ipam()
         if ipam:
             from cni import delegate
 
@@ -148,7 +161,7 @@ class Plugin:
             raise CniError(NOT_AS_IT_SHOULD_BE, wrong[0], "; ".join(wrong[1:]))
 
     def _gc(self) -> None:
-        call = self._call
+        call = self.call
         valid = call.value("cni.dev/valid-attachments", list, None)
         if valid is None:
             raise CniError(BAD_CONFIG, "GC needs cni.dev/valid-attachments: nothing was freed")
@@ -159,7 +172,7 @@ class Plugin:
         }
         answer = self._ask("/v1/cni/gc", request, VERB_TIMEOUT_S + MARGIN_S)
         errors = [str(error) for error in answer["errors"]]
-        ipam = self._other_ipam()
+        ipam = self.other_ipam()
         if ipam:
             from cni import delegate
 
@@ -171,25 +184,25 @@ class Plugin:
             raise CniError(FAILED, f"{len(errors)} were not freed: {errors[0]}", "; ".join(errors))
 
     def _status(self) -> None:
-        request = {"network": self._call.network, "subnet": self._subnet()}
+        request = {"network": self.call.network, "subnet": self._subnet()}
         try:
-            answer = link.ask(self._socket, "/v1/cni/status", request, STATUS_TIMEOUT_S)
+            answer = self._put("/v1/cni/status", request, STATUS_TIMEOUT_S)
         except (link.RouterAway, link.AnswerLost, PermissionError) as error:
             raise CniError(UNAVAILABLE, "the router does not answer", str(error)) from error
         except link.Refused as error:
             raise _refusal(error) from error
         if answer["code"]:
             raise CniError(int(answer["code"]), str(answer["message"]))
-        ipam = self._other_ipam()
+        ipam = self.other_ipam()
         if ipam:
             from cni import delegate
 
-            delegate.run(self._call, ipam)
+            delegate.run(self.call, ipam)
 
     # --- requests --------------------------------------------------------------------------------
 
-    def _attachment(self) -> "dict[str, Any]":
-        call = self._call
+    def attachment(self) -> "dict[str, Any]":
+        call = self.call
         return {
             "network": call.network,
             "container": call.container,
@@ -198,8 +211,8 @@ class Plugin:
             "kind": self._kind,
         }
 
-    def _wishes(self) -> "dict[str, Any]":
-        call = self._call
+    def wishes(self) -> "dict[str, Any]":
+        call = self.call
         runtime, arguments = call.section("runtimeConfig"), call.section("args", "cni")
         ips = _texts(runtime, "ips") or _texts(arguments, "ips")
         if not ips and call.arguments.get("IP"):
@@ -230,9 +243,9 @@ class Plugin:
 
     def _subnet(self) -> str:
         """Of `ipam.subnet`, or the only one of `ipam.ranges`; "" is the router's default."""
-        ipam = self._call.section("ipam")
+        ipam = self.call.section("ipam")
         subnet = ipam.get("subnet") or ""
-        if not subnet and not self._other_ipam():
+        if not subnet and not self.other_ipam():
             ranges = ipam.get("ranges") or []
             try:
                 subnets = [one["subnet"] for each in ranges for one in each]
@@ -245,11 +258,11 @@ class Plugin:
             raise CniError(BAD_CONFIG, f"ipam.subnet {subnet!r} is not a subnet")
         return subnet
 
-    def _other_ipam(self) -> str:
+    def other_ipam(self) -> str:
         """The IPAM plugin that is to give the addresses, "" if the router is."""
         if self._kind == "addresses":
             return ""
-        kind = self._call.section("ipam").get("type") or ""
+        kind = self.call.section("ipam").get("type") or ""
         if not isinstance(kind, str):
             raise CniError(BAD_CONFIG, f"ipam.type {kind!r} is not a name")
         return "" if kind == IPAM_NAME else kind
@@ -257,19 +270,19 @@ class Plugin:
     def _undo_other(self, ipam: str) -> None:
         from cni import delegate
 
-        environment = dict(self._call.environment) | {"CNI_COMMAND": "DEL"}
+        environment = dict(self.call.environment) | {"CNI_COMMAND": "DEL"}
         try:
-            delegate.run(Call(environment, self._call.config), ipam)
+            delegate.run(Call(environment, self.call.config), ipam)
         except CniError as error:
             _log(environment, error)
 
     def _ask(self, path: str, request: "dict[str, Any]", timeout_s: float) -> "dict[str, Any]":
         try:
-            return link.ask(self._socket, path, request, timeout_s)
+            return self._put(path, request, timeout_s)
         except link.RouterAway as error:
             raise CniError(TRY_AGAIN, "the router is not running", str(error)) from error
         except link.AnswerLost as error:
-            if self._call.verb == "ADD":
+            if self.call.verb == "ADD":
                 # It may have come half way. Whoever adds again takes this back first.
                 self._write_down(str(error), {journal.BEGUN: repr(self._begun)})
             raise CniError(TRY_AGAIN, "the router did not answer", str(error)) from error
@@ -278,8 +291,13 @@ class Plugin:
         except PermissionError as error:
             raise CniError(IO_FAILURE, f"not allowed to ask the router: {error}") from error
 
+    def _put(self, path: str, request: "dict[str, Any]", timeout_s: float) -> "dict[str, Any]":
+        if self._answer is not None:
+            return link.decode(self._answer)
+        return link.ask(self.socket, path, request, timeout_s)
+
     def _write_down(self, why: str, more: "Mapping[str, str] | None" = None) -> None:
-        call = self._call
+        call = self.call
         entry = {
             "network": call.network,
             "container": call.container,
@@ -369,10 +387,10 @@ def _log(environment: "Mapping[str, str]", error: CniError) -> None:
     sys.stderr.write(f"weavepy: {verb} {container}: {error.message}{details} [{error.code}]\n")
 
 
-def start() -> None:
+def start(data: "bytes | None" = None, answer: "tuple[bytes, float] | None" = None) -> None:
     """Run, and leave without tearing the interpreter down: that takes milliseconds, too."""
     try:
-        code = main(os.path.basename(sys.argv[0]), os.environ)
+        code = main(os.path.basename(sys.argv[0]), os.environ, data, answer)
     except BrokenPipeError:
         code = 1
     except Exception as error:

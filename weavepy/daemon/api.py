@@ -18,8 +18,11 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
+from cni import quick
 from weavepy.base.errors import UsageError, WeavepyError
 from weavepy.client import schema
+from weavepy.daemon import plugin
+from weavepy.daemon.plugin import as_del, is_unheard
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +160,7 @@ def application(service: Service) -> web.Application:
     )
     for path, kind, content_type, streaming in streams:
         app.router.add_post(path, _stream(kind, content_type, streaming))
+    app.router.add_post(quick.PATH, plugin.handler(service))
     return app
 
 
@@ -214,17 +218,9 @@ def _cni_add(service: Service) -> Callable[..., Awaitable[web.Response]]:
 
     async def handle(request: web.Request) -> web.Response:
         answer = await add(request)
-        if request.transport is None or request.transport.is_closing():
-            # Nobody learnt of it, so nobody would take it away again.
+        if is_unheard(request):
             wanted = msgspec.json.decode(await request.read(), type=schema.CniAddRequest)
-            await service.cni_del(
-                schema.CniDelRequest(
-                    network=wanted.network,
-                    container=wanted.container,
-                    interface=wanted.interface,
-                    kind=wanted.kind,
-                )
-            )
+            await service.cni_del(as_del(wanted))
         return answer
 
     return handle
