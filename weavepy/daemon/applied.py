@@ -100,8 +100,10 @@ class AppliedObjects:
         async with self._service.changing:
             if identity is not None:
                 self._identities[owner] = identity
-            for other in [*self._attached]:
-                self._take(other, addresses)
+            taken = set(addresses)
+            for other, known in [*self._attached.items()]:
+                if not taken.isdisjoint(known.addresses):
+                    self._take(other, addresses)
             before = self._attached.get(owner, Attached(owner, ())).addresses
             self._attached[owner] = Attached(
                 owner,
