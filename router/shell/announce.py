@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable
+from contextlib import closing
 from ipaddress import IPv4Address, IPv6Address
 
 from weavepy.kernel.netlink import explained
@@ -23,20 +24,36 @@ OPTION_TARGET_LINK_ADDRESS = 2
 ALL_NODES = IPv6Address("ff02::1")
 
 
+class Announcer:
+    """Speaks out of an interface of the namespace in which it is made, from whichever thread."""
+
+    def __init__(self, interface: str) -> None:
+        self._doing = f"announcing addresses on {interface}"
+        with explained(self._doing):
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            try:
+                self._socket.bind((interface, 0))
+            except OSError:
+                self.close()
+                raise
+
+    def announce(self, mac: str, addresses: Iterable[IPv4Address | IPv6Address]) -> None:
+        """Send one frame per address."""
+        with explained(self._doing):
+            for address in addresses:
+                self._socket.send(announcement(mac, address))
+
+    def close(self) -> None:
+        """The kernel does it when no processor can be using it any more: 8 to 16 ms later."""
+        threading.Thread(target=self._socket.close, name="close").start()
+
+
 def announce(interface: str, mac: str, addresses: Iterable[IPv4Address | IPv6Address]) -> None:
     """Send one frame per address out of an interface of the thread's namespace."""
-    frames = [announcement(mac, address) for address in addresses]
-    if not frames:
-        return
-    with explained(f"announcing addresses on {interface}"):
-        packet_socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        try:
-            packet_socket.bind((interface, 0))
-            for frame in frames:
-                packet_socket.send(frame)
-        finally:
-            # The kernel closes it when no processor can be using it any more: 8 to 16 ms later.
-            threading.Thread(target=packet_socket.close, name="weavepy-close").start()
+    wanted = list(addresses)
+    if wanted:
+        with closing(Announcer(interface)) as announcer:
+            announcer.announce(mac, wanted)
 
 
 def announcement(mac: str, address: IPv4Address | IPv6Address) -> bytes:

@@ -138,7 +138,7 @@ def attach(
             route.change_link(link.index, alias=alias)
         added: list[IpInterface] = []
         undo.callback(remove_inside, descriptor, interface, added)
-        namespaces.run_inside(descriptor, lambda: configure(interface, port.addresses, added))
+        namespaces.run_inside(descriptor, lambda: _configure(interface, port.addresses, added))
         add_port(route, master, link)
         coalesce(host_interface, link.index)
         await_forwarding(route, host_interface)
@@ -277,6 +277,11 @@ def _check_lengths(assigned: Iterable[IpInterface], wanted: Iterable[IpInterface
 
 
 # --- undoing -----------------------------------------------------------------------------------
+
+
+def _configure(interface: str, wanted: Iterable[IpInterface], added: list[IpInterface]) -> None:
+    with Rtnetlink() as route:
+        configure(route, interface, wanted, added)
 
 
 def _restore(filters: Filters, host_interface: str, before: Port | None) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.shell import namespaces
-from router.shell.announce import announce
+from router.shell.announce import Announcer
 from router.shell.attach import PREFIX, leads_to, pod_interface_name
 from router.shell.bridge import (
     InterfaceTaken,
@@ -79,6 +79,7 @@ def make(bridge: str, filters: Filters | None, wish: PodWish) -> PodFacts:
         namespaces.opened(wish.namespace) as descriptor,
         explained(f"attaching {wish.owner}"),
         Rtnetlink() as route,
+        ExitStack() as done,
         ExitStack() as undo,
     ):
         master = required_bridge(route, bridge)
@@ -95,7 +96,8 @@ def make(bridge: str, filters: Filters | None, wish: PodWish) -> PodFacts:
         make_pair(route, descriptor, name, wish.interface, record.mac, wish.mtu_bytes)
         undo.callback(delete_link, name)
         reached("add-paired")
-        added = namespaces.run_inside(descriptor, lambda: _configure(wish))
+        announcer, added = namespaces.run_inside(descriptor, lambda: _configure(wish))
+        done.callback(announcer.close)
         reached("add-configured")
         link = required(route, name)
         add_port(route, master, link)
@@ -106,8 +108,7 @@ def make(bridge: str, filters: Filters | None, wish: PodWish) -> PodFacts:
         await_forwarding(route, name)
         route.change_link(link.index, alias=alias)
         reached("add-recorded")
-        ips = [address.ip for address in wish.addresses]
-        namespaces.run_inside(descriptor, lambda: announce(wish.interface, record.mac, ips))
+        announcer.announce(record.mac, [address.ip for address in wish.addresses])
         undo.pop_all()
     return PodFacts(name, link.mac, record.mac, added)
 
@@ -193,15 +194,12 @@ def findings(
 # --- inside the container ------------------------------------------------------------------------
 
 
-def _configure(wish: PodWish) -> tuple[Route, ...]:
-    configure(wish.interface, wish.addresses, [])
-    added = []
+def _configure(wish: PodWish) -> tuple[Announcer, tuple[Route, ...]]:
+    """All that needs to be inside: who speaks from there later is made now."""
     with Rtnetlink() as route:
-        link = required(route, wish.interface)
-        for each in wish.routes:
-            if _add_route(route, link.index, each):
-                added.append(each)
-    return tuple(added)
+        link = configure(route, wish.interface, wish.addresses, [])
+        added = [each for each in wish.routes if _add_route(route, link.index, each)]
+    return Announcer(wish.interface), tuple(added)
 
 
 def _add_route(route: Rtnetlink, index: int, wanted: Route) -> bool:

@@ -11,7 +11,7 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 
 from router.shell import namespaces
 from router.shell.bridge import InterfaceTaken, NoSuchInterface, required
-from weavepy.kernel.netlink import IpInterface, set_sysctl
+from weavepy.kernel.netlink import IpInterface, Link, set_sysctl
 from weavepy.kernel.rtnetlink import Rtnetlink
 from weavepy.kernel.unlinking import unlink
 
@@ -38,26 +38,28 @@ def make_pair(
         raise
 
 
-def configure(interface: str, wanted: Iterable[IpInterface], added: list[IpInterface]) -> None:
+def configure(
+    route: Rtnetlink, interface: str, wanted: Iterable[IpInterface], added: list[IpInterface]
+) -> Link:
     """Runs inside the container. Notes in `added` what it adds, also if it then fails."""
     if any(isinstance(address, IPv6Interface) for address in wanted):
         set_sysctl(f"ipv6/conf/{interface}/disable_ipv6", 0)
     for setting, value in (("accept_dad", 0), ("dad_transmits", 0), ("addr_gen_mode", 0)):
         set_sysctl(f"ipv6/conf/{interface}/{setting}", value)
     set_sysctl(f"ipv4/conf/{interface}/promote_secondaries", 1)
-    with Rtnetlink() as route:
-        link = route.find_link(interface)
-        if link is None:
-            raise NoSuchInterface(
-                f"the interface {interface} has vanished from the container: try again"
-            )
-        for address in in_order(wanted):
-            if route.add_address(link.index, address):
-                added.append(address)
-        if not link.up:
-            route.change_link(link.index, up=True)
-        if any(isinstance(address, IPv4Interface) for address in wanted):
-            _add_multicast_route(route, link.index)
+    link = route.find_link(interface)
+    if link is None:
+        raise NoSuchInterface(
+            f"the interface {interface} has vanished from the container: try again"
+        )
+    for address in in_order(wanted):
+        if route.add_address(link.index, address):
+            added.append(address)
+    if not link.up:
+        route.change_link(link.index, up=True)
+    if any(isinstance(address, IPv4Interface) for address in wanted):
+        _add_multicast_route(route, link.index)
+    return link
 
 
 def _add_multicast_route(route: Rtnetlink, index: int) -> None:

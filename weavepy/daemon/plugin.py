@@ -29,7 +29,7 @@ class Pods(Protocol):
 
 def handler(pods: Pods) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        asked = _asked(await request.read())
+        asked = understood(await request.read())
         if asked is None:
             return web.Response(status=quick.ELSEWHERE)
         call, wanted = asked
@@ -59,7 +59,7 @@ def as_del(wanted: schema.CniAddRequest) -> schema.CniDelRequest:
     )
 
 
-def _asked(content: bytes) -> tuple[Call, schema.CniAddRequest | schema.CniDelRequest] | None:
+def understood(content: bytes) -> tuple[Call, schema.CniAddRequest | schema.CniDelRequest] | None:
     """What the plugin would ask in its own process; None for what it has to see to there."""
     environment, config = quick.decode(content)
     try:

@@ -173,13 +173,25 @@ def set_sysctl(path: str, value: int) -> bool:
 
     Writes only what differs: some of these files act when written.
     """
-    file = Path(SYSCTLS, path)
+    name, wanted = f"{SYSCTLS}/{path}", b"%d" % value
     try:
-        if file.read_text().strip() != str(value):
-            file.write_text(f"{value}\n")
+        with _opened(name, os.O_RDONLY) as file:
+            if os.read(file, 32).strip() == wanted:
+                return True
+        with _opened(name, os.O_WRONLY) as file:
+            os.write(file, wanted)
     except FileNotFoundError:
         return False
     return True
+
+
+@contextmanager
+def _opened(name: str, flags: int) -> Iterator[int]:
+    file = os.open(name, flags | os.O_CLOEXEC)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def get_sysctl(path: str) -> int | None:

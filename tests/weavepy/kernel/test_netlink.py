@@ -5,13 +5,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.namespaces import Namespaces, can_make_namespaces
+from tests.namespaces import Namespaces
 from weavepy.kernel.netlink import (
     NLM_F_DUMP_INTR,
     KernelRefused,
@@ -21,18 +20,6 @@ from weavepy.kernel.netlink import (
     links,
     netlink,
 )
-
-
-@pytest.fixture
-def namespaces() -> Iterator[Namespaces]:
-    if not can_make_namespaces():
-        pytest.skip("needs root, to make network namespaces")
-    made = Namespaces()
-    try:
-        yield made
-    finally:
-        made.remove()
-
 
 BESIDE_UVLOOP = """
 import asyncio, warnings
