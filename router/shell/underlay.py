@@ -5,25 +5,12 @@ a fixed step. The step leaves room for the largest header that any way of carryi
 needs, with some to spare: outer IPv6 40 + UDP 8 + record header and tag + inner Ethernet 14.
 """
 
-import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
 
-from pyroute2.netlink.exceptions import NetlinkError
-
-from weavepy.kernel.netlink import (
-    SCOPE_LINK,
-    HostError,
-    Link,
-    addresses,
-    dumped,
-    explained,
-    links,
-    netlink,
-    routes,
-)
+from weavepy.kernel.netlink import SCOPE_LINK, HostError, Link, explained
+from weavepy.kernel.rtnetlink import MAIN_TABLE, Rtnetlink
 
 OVERHEAD_BYTES = 100
 VXLAN_OVERHEAD_BYTES = {4: 50, 6: 70}
@@ -40,8 +27,6 @@ HARDWARE_LIKE_KINDS = frozenset({"", "bond", "team", "vlan", "macvlan", "ipvlan"
 
 TUNNEL_KINDS = frozenset({"wireguard", "tun"})
 """They may lead to hosts of ours, and their addresses are only this host's."""
-
-MAIN_TABLE = 254
 
 UNSETTLED_IPV6 = 0x01 | 0x08 | 0x20 | 0x40
 """Flags of addresses not to be told to anyone: temporary ones, which are for going out, those that
@@ -87,8 +72,8 @@ def underlay_mtu(peers: Iterable[str] = (), *, ours: Sequence[str] = ()) -> int:
     `peers` are IP addresses; those without a route do not count. `ours` names interfaces that
     belong to the overlay itself.
     """
-    with explained("reading the underlay's MTU"), netlink() as route:
-        all_links = links(route)
+    with explained("reading the underlay's MTU"), Rtnetlink() as route:
+        all_links = route.links()
         towards = [mtu_towards(route, all_links, peer) for peer in peers]
         known = [mtu_bytes for mtu_bytes in towards if mtu_bytes is not None]
         if known:
@@ -109,23 +94,24 @@ def meets_by_ipv6(peers: Iterable[str], *, ours: Sequence[str] = ()) -> bool:
     """
     if any(":" in peer for peer in peers):
         return True
-    with explained("reading the underlay's addresses"), netlink() as route:
+    with explained("reading the underlay's addresses"), Rtnetlink() as route:
         return any(
             address.version == 6
-            for link in _leading_out(route, links(route), ours)
-            for address in addresses(route, link.index)
+            for link in _leading_out(route, route.links(), ours)
+            for address in route.addresses(link.index)
         )
 
 
-def mtu_towards(route: Any, all_links: Sequence[Link], peer: str) -> int | None:
+def mtu_towards(route: Rtnetlink, all_links: Sequence[Link], peer: str) -> int | None:
     """Of the interface that the kernel would send by, or of the route if that says less."""
     try:
-        entry = route.route("get", dst=str(ip_address(peer)))[0]
-    except (NetlinkError, ValueError):
+        entry = route.route_to(ip_address(peer))
+    except ValueError:
         return None
-    mtu_bytes = {link.index: link.mtu_bytes for link in all_links}.get(entry.get_attr("RTA_OIF"))
-    metrics = entry.get_attr("RTA_METRICS")
-    own = metrics.get_attr("RTAX_MTU") if metrics else None
+    if entry is None:
+        return None
+    mtu_bytes = {link.index: link.mtu_bytes for link in all_links}.get(entry.index)
+    own = entry.mtu_bytes
     return min(mtu_bytes, own) if mtu_bytes and own else mtu_bytes
 
 
@@ -135,14 +121,14 @@ def dialable_addresses(ours: Sequence[str]) -> list[str]:
     Not those of bridges that only containers hang on, which many hosts have alike, and not those
     of the overlay, whose interfaces `ours` names.
     """
-    with explained("listing addresses"), netlink() as route:
-        outward = {link.index for link in _outward(links(route), ours)}
+    with explained("listing addresses"), Rtnetlink() as route:
+        outward = {link.index for link in _outward(route.links(), ours)}
         return [
-            str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
-            for message in dumped(route.get_addr)
-            if message["index"] in outward
-            and message["scope"] < SCOPE_LINK
-            and not (message["family"] == socket.AF_INET6 and message["flags"] & UNSETTLED_IPV6)
+            str(one.interface.ip)
+            for one in route.all_addresses()
+            if one.index in outward
+            and one.scope < SCOPE_LINK
+            and not (one.interface.version == 6 and one.flags & UNSETTLED_IPV6)
         ]
 
 
@@ -162,20 +148,20 @@ def _outward(all_links: Sequence[Link], ours: Sequence[str]) -> list[Link]:
 
 
 def interfaces() -> list[Interface]:
-    with explained("listing interfaces"), netlink() as route:
+    with explained("listing interfaces"), Rtnetlink() as route:
         return [
             Interface(
                 link.name,
                 link.kind,
                 link.up,
                 link.mtu_bytes,
-                tuple(str(address) for address in addresses(route, link.index)),
+                tuple(str(address) for address in route.addresses(link.index)),
             )
-            for link in links(route)
+            for link in route.links()
         ]
 
 
-def _leading_out(route: Any, all_links: Sequence[Link], ours: Sequence[str]) -> list[Link]:
+def _leading_out(route: Rtnetlink, all_links: Sequence[Link], ours: Sequence[str]) -> list[Link]:
     """Hardware that is up; else, as inside a container, what has a default route; else any."""
     up = [
         link
@@ -186,10 +172,10 @@ def _leading_out(route: Any, all_links: Sequence[Link], ours: Sequence[str]) -> 
     if hardware:
         return hardware
     default = {
-        entry.get_attr("RTA_OIF")
-        for family in (socket.AF_INET, socket.AF_INET6)
-        for entry in routes(route, family)
-        if entry["dst_len"] == 0 and entry["table"] == MAIN_TABLE
+        entry.index
+        for version in (4, 6)
+        for entry in route.routes(version)
+        if entry.destination.prefixlen == 0 and entry.table == MAIN_TABLE
     }
     routed = [link for link in up if link.index in default]
-    return routed or [link for link in up if addresses(route, link.index)]
+    return routed or [link for link in up if route.addresses(link.index)]

@@ -66,7 +66,8 @@ _WITHOUT_STATISTICS = attribute(_IFLA_EXT_MASK, _NUMBER.pack(1 << 3))
 _UP = b"\6"
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 8, 15
+_RTAX_MTU = 2
 _BY_STATIC, _UNICAST = 4, 1
 _NETNSA_NSID, _NETNSA_FD = 1, 3
 
@@ -82,6 +83,18 @@ class Entry:
     index: int
     """Of the interface; 0 if there is none, or several."""
     table: int
+    mtu_bytes: int
+    """0 if that is the interface's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """One address, as the kernel has it."""
+
+    interface: IpInterface
+    index: int
+    scope: int
+    flags: int
 
 
 class Rtnetlink:
@@ -184,15 +197,15 @@ class Rtnetlink:
 
     def addresses(self, index: int) -> list[IpInterface]:
         """Of one interface, without link-local ones: those configured, not those self-assigned."""
-        found = []
-        for content in dump(self._socket, _GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)):
-            _, length, _, scope, at = _ADDRESS.unpack_from(content)
-            if at != index or scope == SCOPE_LINK:
-                continue
-            given = attributes(content[_ADDRESS.size :])
-            address = ip_address(given.get(_IFA_LOCAL) or given[_IFA_ADDRESS])
-            found.append(ip_interface((address, length)))
-        return found
+        return [
+            one.interface
+            for one in self.all_addresses()
+            if one.index == index and one.scope != SCOPE_LINK
+        ]
+
+    def all_addresses(self) -> list[Assigned]:
+        body = _ADDRESS.pack(0, 0, 0, 0, 0)
+        return [_assigned(content) for content in dump(self._socket, _GETADDR, body)]
 
     def add_address(self, index: int, address: IpInterface) -> bool:
         """Add it without duplicate address detection; False if it is there already."""
@@ -214,6 +227,14 @@ class Rtnetlink:
         """Of one IP version, in all tables."""
         body = _ROUTE.pack(_FAMILIES[version], 0, 0, 0, 0, 0, 0, 0, 0)
         return [_entry(content) for content in dump(self._socket, _GETROUTE, body)]
+
+    def route_to(self, address: IpAddress) -> Entry | None:
+        """What the kernel would send to it by; None if it would not."""
+        body = _ROUTE.pack(_FAMILIES[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+        try:
+            return _entry(ask(self._socket, _GETROUTE, body + attribute(_RTA_DST, address.packed)))
+        except OSError:
+            return None
 
     def add_route(self, destination: IpNetwork, index: int, gateway: IpAddress | None) -> bool:
         """False if there is one to there already."""
@@ -285,16 +306,25 @@ def _link(content: bytes) -> Link:
     )
 
 
+def _assigned(content: bytes) -> Assigned:
+    _, length, flags, scope, index = _ADDRESS.unpack_from(content)
+    given = attributes(content[_ADDRESS.size :])
+    address = ip_address(given.get(_IFA_LOCAL) or given[_IFA_ADDRESS])
+    return Assigned(ip_interface((address, length)), index, scope, flags)
+
+
 def _entry(content: bytes) -> Entry:
     family, length, _, _, table, *_ = _ROUTE.unpack_from(content)
     given = attributes(content[_ROUTE.size :])
     gateway = given.get(_RTA_GATEWAY)
+    metrics = attributes(given.get(_RTA_METRICS, b""))
     nowhere = bytes(4 if family == socket.AF_INET else 16)
     return Entry(
         ip_network((given.get(_RTA_DST, nowhere), length)),
         ip_address(gateway) if gateway else None,
         _NUMBER.unpack(given.get(_RTA_OIF, bytes(4)))[0],
         _NUMBER.unpack(given[_RTA_TABLE])[0] if _RTA_TABLE in given else table,
+        _NUMBER.unpack(metrics.get(_RTAX_MTU, bytes(4)))[0],
     )
 
 
