@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from weavepy.kernel.netlink import SCOPE_LINK, HostError, Link, explained
-from weavepy.kernel.rtnetlink import MAIN_TABLE, Rtnetlink
+from weavepy.kernel.rtnetlink import MAIN_TABLE, Assigned, Rtnetlink
 
 OVERHEAD_BYTES = 100
 VXLAN_OVERHEAD_BYTES = {4: 50, 6: 70}
@@ -95,11 +95,8 @@ def meets_by_ipv6(peers: Iterable[str], *, ours: Sequence[str] = ()) -> bool:
     if any(":" in peer for peer in peers):
         return True
     with explained("reading the underlay's addresses"), Rtnetlink() as route:
-        return any(
-            address.version == 6
-            for link in _leading_out(route, route.links(), ours)
-            for address in route.addresses(link.index)
-        )
+        by_ipv6 = {one.index for one in _configured(route) if one.interface.version == 6}
+        return any(link.index in by_ipv6 for link in _leading_out(route, route.links(), ours))
 
 
 def mtu_towards(route: Rtnetlink, all_links: Sequence[Link], peer: str) -> int | None:
@@ -149,13 +146,14 @@ def _outward(all_links: Sequence[Link], ours: Sequence[str]) -> list[Link]:
 
 def interfaces() -> list[Interface]:
     with explained("listing interfaces"), Rtnetlink() as route:
+        configured = _configured(route)
         return [
             Interface(
                 link.name,
                 link.kind,
                 link.up,
                 link.mtu_bytes,
-                tuple(str(address) for address in route.addresses(link.index)),
+                tuple(str(one.interface) for one in configured if one.index == link.index),
             )
             for link in route.links()
         ]
@@ -178,4 +176,10 @@ def _leading_out(route: Rtnetlink, all_links: Sequence[Link], ours: Sequence[str
         if entry.destination.prefixlen == 0 and entry.table == MAIN_TABLE
     }
     routed = [link for link in up if link.index in default]
-    return routed or [link for link in up if route.addresses(link.index)]
+    with_address = {one.index for one in _configured(route)}
+    return routed or [link for link in up if link.index in with_address]
+
+
+def _configured(route: Rtnetlink) -> list[Assigned]:
+    """Addresses of this host that it did not give itself."""
+    return [one for one in route.all_addresses() if one.scope != SCOPE_LINK]
