@@ -1,8 +1,8 @@
 """Network namespaces: finding one, and doing something inside it.
 
 A network namespace is a property of a *thread*, so work inside a container is done by a short-lived
-thread that enters it and then ends. Nothing forks: a fork of a process with threads and a
-running event loop is a copy of locks that nobody will release.
+thread that enters it and then ends, or by one that comes back at once. Nothing forks: a fork of a
+process with threads and a running event loop is a copy of locks that nobody will release.
 
 Two namespaces are the same if their files have one device and inode; paths may differ. A path
 may come to name another namespace (a container restarted, a PID reused), so an operation opens
@@ -103,6 +103,25 @@ def own_identity() -> tuple[int, int]:
 def run_inside(descriptor: int, work: Callable[[], Result]) -> Result:
     """Call `work` on a new thread inside the namespace; its result or exception is ours."""
     return _on_own_thread(lambda: _enter(descriptor), work)
+
+
+@contextmanager
+def visited(descriptor: int) -> Iterator[None]:
+    """Have the calling thread itself inside: for work that a pod's start waits for.
+
+    A thread made for it takes 0.2 ms, and two turns more of a busy processor. A thread that could
+    not come back would do to a container what is meant for its host, so then the process ends.
+    """
+    back = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _enter(descriptor)
+        try:
+            yield
+        finally:
+            if _libc.setns(back, CLONE_NEWNET) != 0:
+                os.abort()
+    finally:
+        os.close(back)
 
 
 def run_in_new(work: Callable[[], Result]) -> Result:

@@ -96,7 +96,8 @@ def make(bridge: str, filters: Filters | None, wish: PodWish) -> PodFacts:
         make_pair(route, descriptor, name, wish.interface, record.mac, wish.mtu_bytes)
         undo.callback(delete_link, name)
         reached("add-paired")
-        announcer, added = namespaces.run_inside(descriptor, lambda: _configure(wish))
+        with namespaces.visited(descriptor):
+            announcer, added = _configure(wish)
         done.callback(announcer.close)
         reached("add-configured")
         link = required(route, name)

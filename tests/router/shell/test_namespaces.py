@@ -67,6 +67,20 @@ def test_work_inside_leaves_the_caller_where_it_was(world: World) -> None:
 
 
 @pytest.mark.root
+def test_a_visit_leaves_the_thread_where_it_was_whatever_happens(world: World) -> None:
+    before = namespaces.own_identity()
+
+    with pytest.raises(ZeroDivisionError), world.host.open() as there:
+        with namespaces.visited(there.fileno()):
+            assert namespaces.own_identity() == namespaces.identity(there.fileno())
+        assert namespaces.own_identity() == before
+        with namespaces.visited(there.fileno()):
+            raise ZeroDivisionError
+
+    assert namespaces.own_identity() == before
+
+
+@pytest.mark.root
 def test_an_exception_inside_comes_out(world: World) -> None:
     with pytest.raises(ZeroDivisionError):
         world.on_host(lambda: 1 // 0)
