@@ -73,6 +73,12 @@ def success(answer: bytes) -> "bytes | None":
     return content if done else None
 
 
+def is_elsewhere(answer: bytes) -> bool:
+    """Whether the router leaves it to the plugin; an older one does not know what was asked."""
+    status = answer[9:12]
+    return status == b"%d" % ELSEWHERE or (status == b"404" and PATH.encode() in answer)
+
+
 def encode(socket_path: str, environment: "Mapping[str, str]", config: bytes) -> bytes:
     """A request's content: variables, each ended by a zero, one more zero, the configuration."""
     entries = [f"SOCKET={socket_path}\0"]
@@ -125,7 +131,7 @@ def run() -> "tuple[bytes | None, tuple[bytes, float] | None]":
         return None, None
     begun = time.time()
     answer = ask(environment, config)
-    if answer is None or answer[9:12] == b"%d" % ELSEWHERE:
+    if answer is None or is_elsewhere(answer):
         return config, None
     content = success(answer)
     if content is None:

@@ -114,20 +114,29 @@ def test_an_answer_that_is_not_whole_is_none(
     assert (code, printed.get("code")) == ((1, 11) if verb == "ADD" else (0, None))
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        http(quick.ELSEWHERE, b""),
+        http(404, {"code": "usage", "message": f"{quick.PATH}: Not Found"}),
+    ],
+    ids=["it has to", "an older router"],
+)
 def test_what_the_router_leaves_to_the_plugin_is_asked_the_long_way(
-    plugin: Path, tmp_path: Path
+    plugin: Path, tmp_path: Path, first: bytes
 ) -> None:
-    with router(tmp_path, http(quick.ELSEWHERE, b""), http(200, ANSWER)) as asked:
+    with router(tmp_path, first, http(200, ANSWER)) as asked:
         code, printed = call(plugin, "ADD", config(tmp_path), **VARIABLES)
     assert [path for path, _ in asked] == [quick.PATH, "/v1/cni/add"]
     assert (code, printed["ips"]) == (0, [{"address": "10.32.0.5/12", "interface": 1}])
 
 
-@pytest.mark.parametrize(("code", "said"), [("conflict", 101), ("not-ready", 11), ("failed", 100)])
+@pytest.mark.parametrize(("code", "said"), [("conflict", 101), ("not-ready", 11), ("not-found", 3)])
 def test_a_refusal_is_the_answer_and_nobody_is_asked_again(
     plugin: Path, tmp_path: Path, code: str, said: int
 ) -> None:
-    with router(tmp_path, http(500, {"code": code, "message": "because"})) as asked:
+    status = 404 if code == "not-found" else 500
+    with router(tmp_path, http(status, {"code": code, "message": "because"})) as asked:
         result, printed = call(plugin, "ADD", config(tmp_path), **VARIABLES)
     assert len(asked) == 1
     assert (result, printed["code"], printed["msg"]) == (1, said, "because")
