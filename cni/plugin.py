@@ -81,7 +81,8 @@ class Plugin:
         """`answer` is the router's to the question that this would put, if it was put already, and
         when that was."""
         self.call = call
-        self._answer, self._begun = answer or (None, time.time())
+        self._answer = answer[0] if answer else None
+        self._begun = answer[1] if answer else time.time()
         self._kind = "addresses" if ipam_only else "interface"
         """What the attachment is, for the router."""
         run = call.value("runDir", str, "") or call.environment.get(quick.RUN_VARIABLE)

@@ -16,7 +16,7 @@ import pytest
 
 from cni import quick
 from cni.executable import script, write_whole
-from tests.cni.node import call
+from tests.cni.runtime import call
 from weavepy.client import schema
 from weavepy.daemon.plugin import understood
 
