@@ -117,6 +117,21 @@ class TestUpgrades(Upgrades):
     """In `upgrades`."""
 
 
+def test_the_events_of_a_pod_say_why_it_does_not_get_the_address_it_asks_for(
+    cluster: Cluster,
+) -> None:
+    asking = pod("asking", "n2")
+    asking["metadata"]["annotations"] = {"weavepy.io/addresses": "10.32.5.6"}
+    cluster.apply(asking)
+
+    def is_told() -> bool:
+        events = cluster.get("events", "--field-selector=involvedObject.name=asking")["items"]
+        return any("--allow-requested-addresses" in event["message"] for event in events)
+
+    wait_for("an event names the option", is_told, 60)
+    cluster.kubectl("delete", "pod", "asking", "--force", "--grace-period=0")
+
+
 @pytest.mark.timeout(240 + 5 * CHURN)
 def test_pods_that_come_and_go_leave_nothing(cluster: Cluster, web: dict[str, str]) -> None:
     nodes = sorted(cluster.nodes)
