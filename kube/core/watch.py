@@ -71,6 +71,8 @@ class Watch(Generic[Thing]):
         self._retry_s = 0.0
         self.listed = False
         """Whether the server has ever answered."""
+        self.has_failed = False
+        """Whether it was asked last in vain."""
         self.problem = "not asked yet"
         """Why what is known may be old; "" while the server tells of each change."""
 
@@ -91,6 +93,7 @@ class Watch(Generic[Thing]):
     def handle_page(self, page: Page[Thing]) -> list[Change[Thing]]:
         """Return what is other than before, if this was the last page of the list."""
         self._retry_s = 0.0
+        self.has_failed = False
         self._listing.update((thing.key, thing) for thing in page.things)
         self._rest = page.rest
         if page.rest:
@@ -134,6 +137,7 @@ class Watch(Generic[Thing]):
         if error is None and now - self._since >= MIN_WATCH_S:
             self._retry_s = 0.0
             return
+        self.has_failed = True
         self._retry_s = min(MAX_RETRY_S, max(FIRST_RETRY_S, 2 * self._retry_s))
         if error is not None:
             self.problem = str(error)

@@ -35,6 +35,14 @@ def shop(cluster: Cluster) -> Iterator[Shop]:
         cluster.kubectl("delete", "namespace", "shop", "other", "--wait=false")
 
 
+@pytest.fixture(autouse=True)
+def no_policies(shop: Shop) -> Iterator[None]:
+    """What a test that failed has left must not fail the next."""
+    yield
+    shop.cluster.kubectl("-n", "shop", "delete", "networkpolicy", "--all", "--wait=false")
+
+
+@pytest.mark.timeout(480)
 def test_the_five_demos(shop: Shop) -> None:
     everything, stranger = shop.everything(), shop.to("other/stranger")
     shop.check(everything)
@@ -56,6 +64,7 @@ def test_the_five_demos(shop: Shop) -> None:
     shop.check(everything)
 
 
+@pytest.mark.timeout(480)
 def test_labels_of_pods_and_namespaces_count_as_they_are_now(shop: Shop) -> None:
     kubectl = shop.cluster.kubectl
     client, web = "shop/client", shop.addresses["shop/web"]

@@ -6,19 +6,18 @@ the kernel, and on disk (`weavepy.daemon.snapshot`), so that a restart changes n
 
 **No pod is open for want of knowledge.** An ADD is answered when the pod's isolation is in force.
 If the server has not said yet what pod that is, it is closed both ways; the ADD waits a little
-for the word, and then goes on with a closed pod that opens when the word comes. A router that knows
-nothing at all yet (no answer, and no file) leaves alone what the kernel has for pods that
-were there before it, and closes new ones.
+for the word, and then goes on with a closed pod that opens when the word comes. A router that has
+just started and has no answer yet leaves alone what the kernel has for pods that were there before
+it, and closes new ones. It is the answer that comes into force then, and what is on disk only when
+there is none: the kernel may know something newer than the disk.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
-from ipaddress import ip_address
 from pathlib import Path
 from random import Random
 from typing import assert_never, cast
@@ -27,20 +26,18 @@ from kube.core.kinds import Kind, Thing
 from kube.core.pods import NAMESPACES, PODS, POLICIES, Namespace, NetworkPolicy, Pod
 from kube.core.watch import Change, Watch
 from kube.shell.api import Api
-from policy.core import objects
 from policy.core.cluster import NO_POD, Cluster, Runtime
-from policy.core.objects import PROTOCOLS, Address
-from policy.core.parsing import Unreadable, parse_policy
+from policy.core.objects import Address
+from policy.core.parsing import Unreadable
 from policy.core.roster import Identity
 from router.shell.attach import AttachmentFacts
 from weavepy.base.errors import UsageError, WeavepyError
-from weavepy.base.names import is_ip_address
 from weavepy.client import schema
-from weavepy.daemon import snapshot
 from weavepy.daemon.options import KubernetesOptions
 from weavepy.daemon.policies import HERE, PolicyService
 from weavepy.daemon.requested import RequestedAddresses
-from weavepy.daemon.snapshot import Snapshot
+from weavepy.daemon.snapshot import AnyChange, Keeper, Snapshot, load
+from weavepy.daemon.translation import namespace_of, pod_of, policy_of
 from weavepy.daemon.watching import Follower, ServerSeen
 
 log = logging.getLogger(__name__)
@@ -48,15 +45,13 @@ log = logging.getLogger(__name__)
 KNOWN_WITHIN_S = 2.0
 """So long an ADD waits for the API server's word about its pod."""
 
+LOOK_S = 0.25
 AT_ONCE = 500
 """So many changes are worked in before others have their turn on the event loop."""
 
-SAVE_S = 5.0
-"""What changed is on disk so much later."""
-SAVE_SHARE = 50
-"""Or this many times as long as saving took, if that is longer."""
+REMEMBER_S = 10.0
+"""So long a new router waits for the server's word at most, before it takes what is on disk."""
 
-AnyChange = Change[Namespace] | Change[NetworkPolicy] | Change[Pod]
 BY_HAND = (
     "on Kubernetes policies come from the API server: use `kubectl apply` and `kubectl delete`"
 )
@@ -72,61 +67,48 @@ class ClusterObjects:
         self.requested = RequestedAddresses(self.requested_addresses, options.requested_addresses)
         self._service = service
         self._rng = rng
-        self._file = file
+        self._remembered = load(file)
+        """What is on disk, until that or the server's word is in force."""
         self._cluster = Cluster(service.policies, HERE)
         self._pending: dict[tuple[str, str], AnyChange] = {}
         """What is not worked in yet, the last of each object, by kind and key."""
         self._pending_since = 0.0
         """When the oldest of it came."""
         self._news = asyncio.Event()
-        self._unsaved = asyncio.Event()
+        self._keeper = Keeper(file, self._snapshot)
         self._before: dict[str, tuple[tuple[Address, ...], Runtime]] = {}
-        """Who was attached before this router began, while it knows nothing."""
+        """Who was attached before this router began, until then."""
         self._waiting: dict[str, asyncio.Event] = {}
         """ADDs, by owner, for what pod that is."""
+        known = self._remembered or Snapshot()
+        self._namespaces = self._follow(NAMESPACES, known.namespaces)
+        self._policies = self._follow(POLICIES, known.policies)
+        self._pods = self._follow(PODS, known.pods)
+        self._followers = (self._namespaces, self._policies, self._pods)
         self._tasks: list[asyncio.Task[None]] = []
         self._problem = ""
 
     # --- life ------------------------------------------------------------------------------------
 
     async def start(self, attached: Iterable[AttachmentFacts]) -> None:
-        """Bring into force what was known last, and ask what is so now."""
-        known = snapshot.load(self._file)
-        attachments = {
+        """What is in force stays so, until the server's word, or what is remembered of it, is."""
+        self._before = {
             it.owner: (tuple(one.ip for one in it.addresses), Runtime.named(it.pod, it.uid))
             for it in attached
         }
-        service = self._service
-        service.is_partial = known is None
-        if known is None:
-            known = Snapshot(snapshot.VERSION, (), (), ())
-            self._before = attachments
-        else:
-            for namespace in known.namespaces:
-                self._work_in(Change(namespace))
-            for policy in known.policies:
-                self._work_in(Change(policy))
-            for pod in known.pods:
-                self._work_in(Change(pod))
-            for owner, (addresses, runtime) in attachments.items():
-                self._cluster.handle_attached(owner, addresses, runtime)
-        await service.start()
-        self._namespaces = self._follow(NAMESPACES, known.namespaces)
-        self._policies = self._follow(POLICIES, known.policies)
-        self._pods = self._follow(PODS, known.pods)
+        self._started_at = asyncio.get_running_loop().time()
+        self._service.is_partial = True
+        await self._service.start()
         self._start("learn", self._learn_for_ever())
-        self._start("save", self._save_for_ever())
-        for one in (self._namespaces, self._policies, self._pods):
+        self._start("keep", self._keeper.keep_for_ever())
+        for one in self._followers:
             self._start(one.kind.resource, one.follow_for_ever())
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._unsaved.is_set():
-            self._unsaved.clear()
-            with suppress(WeavepyError):
-                snapshot.save(self._file, self._snapshot())
+        await self._keeper.close()
         await self.api.close()
 
     async def repair(self) -> None:
@@ -135,7 +117,7 @@ class ClusterObjects:
     def warnings(self) -> list[str]:
         found = [
             f"network policies may be old, {one.kind.resource} are not heard of: {one.problem}"
-            for one in (self._namespaces.watch, self._policies.watch, self._pods.watch)
+            for one in (each.watch for each in self._followers)
             if one.problem
         ]
         return [*found, self._problem] if self._problem else found
@@ -153,12 +135,13 @@ class ClusterObjects:
             raise UsageError("on Kubernetes labels are those of pods: attach it without")
         since = asyncio.get_running_loop().time()
         async with self._service.changing:
+            had, before = self._before.pop(owner, ((), NO_POD))
             self._before = {
-                other: (tuple(one for one in known if one not in addresses), its)
-                for other, (known, its) in self._before.items()
-                if other != owner
+                other: (tuple(one for one in its if one not in addresses), whose)
+                for other, (its, whose) in self._before.items()
             }
-            self._cluster.handle_attached(owner, addresses, runtime)
+            runtime = runtime if runtime.is_pod else before
+            self._cluster.handle_attached(owner, (*had, *addresses), runtime)
             await self._service.enforce(since)
         if self._cluster.is_unknown(owner):
             await self._until_known(owner)
@@ -209,29 +192,50 @@ class ClusterObjects:
         return Follower(self.api, watch, self.seen, tell)
 
     async def _learn_for_ever(self) -> None:
-        while True:
-            await self._news.wait()
+        while self._service.is_partial and not self._has_word():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._news.wait()
             self._news.clear()
+        while True:
             try:
                 await self._learn()
                 self._problem = ""
             except WeavepyError as error:
                 self._problem = f"network policies are not in force as they should be: {error}"
                 log.error("%s", self._problem)
+            await self._news.wait()
+            self._news.clear()
+
+    def _has_word(self) -> bool:
+        """Whether there is something to bring into force: of the server, or else from the disk."""
+        if self._is_listed:
+            return True
+        late = asyncio.get_running_loop().time() > self._started_at + REMEMBER_S
+        return self._remembered is not None and (late or self._is_away)
+
+    @property
+    def _is_away(self) -> bool:
+        return any(one.watch.has_failed for one in self._followers)
+
+    @property
+    def _is_listed(self) -> bool:
+        """All kinds: new pods without new policies might be open."""
+        return all(one.watch.listed for one in self._followers)
 
     async def _learn(self) -> None:
         service = self._service
-        if not all(one.watch.listed for one in (self._namespaces, self._policies, self._pods)):
-            return  # new pods without new policies might be open
+        remembered, self._remembered = self._remembered, None
+        if not self._is_listed and remembered is None:
+            return
         async with service.changing:
+            if remembered is not None:
+                await self._work_in_all(remembered.changes())
             since = self._pending_since if self._pending else None
-            while self._pending:
+            while self._pending and self._is_listed:
                 pending, self._pending = self._pending, {}
-                for number, change in enumerate(pending.values()):
-                    self._work_in(change)
-                    if number % AT_ONCE == AT_ONCE - 1:
-                        await asyncio.sleep(0)
-                self._unsaved.set()
+                await self._work_in_all(pending.values())
+                self._keeper.changed(at_once=any(kind != PODS.resource for kind, _ in pending))
             before, self._before = self._before, {}
             for owner, (addresses, runtime) in before.items():
                 self._cluster.handle_attached(owner, addresses, runtime)
@@ -241,6 +245,12 @@ class ClusterObjects:
             if not self._cluster.is_unknown(owner):
                 known.set()
 
+    async def _work_in_all(self, changes: Iterable[AnyChange]) -> None:
+        for number, change in enumerate(changes):
+            self._work_in(change)
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
+
     def _work_in(self, change: AnyChange) -> None:
         policies = self._service.policies
         match change.thing:
@@ -248,12 +258,12 @@ class ClusterObjects:
                 if change.gone:
                     policies.handle_namespace_removed(name)
                 else:
-                    policies.handle_namespace(objects.Namespace(name, thing.labels))
+                    policies.handle_namespace(namespace_of(thing))
             case Pod(namespace=namespace, name=name) as thing:
                 if change.gone:
                     self._cluster.handle_pod_removed((namespace, name))
                 else:
-                    self._cluster.handle_pod(_pod(thing), thing.uid)
+                    self._cluster.handle_pod(pod_of(thing), thing.uid)
             case NetworkPolicy(namespace=namespace, name=name) as thing:
                 if change.gone:
                     policies.handle_policy_removed((namespace, name))
@@ -263,61 +273,31 @@ class ClusterObjects:
                 assert_never(change.thing)
 
     def _handle_policy(self, thing: NetworkPolicy) -> None:
-        metadata = {"namespace": thing.namespace, "name": thing.name}
         try:
-            read = parse_policy({"metadata": metadata, "spec": json.loads(thing.specification)})
+            policy = policy_of(thing)
         except Unreadable as error:
             log.error("a network policy has no name that can be: %s", error)
             return
-        if read.fault:
-            log.warning("policy %s closes what it selects: %s", thing.key, read.fault)
-        self._service.policies.handle_policy(read)
-
-    # --- disk ------------------------------------------------------------------------------------
-
-    async def _save_for_ever(self) -> None:
-        loop = asyncio.get_running_loop()
-        pause_s = SAVE_S
-        while True:
-            await self._unsaved.wait()
-            await asyncio.sleep(pause_s)
-            self._unsaved.clear()
-            began = loop.time()
-            try:
-                await asyncio.to_thread(snapshot.save, self._file, self._snapshot())
-            except WeavepyError as error:
-                log.warning("what the API server said will not be known after a restart: %s", error)
-            pause_s = max(SAVE_S, SAVE_SHARE * (loop.time() - began))
-
-    def _snapshot(self) -> Snapshot:
-        return Snapshot(
-            snapshot.VERSION,
-            tuple(self._namespaces.watch.things.values()),
-            tuple(self._policies.watch.things.values()),
-            tuple(self._pods.watch.things.values()),
-        )
+        if policy.fault:
+            log.warning("policy %s closes what it selects: %s", thing.key, policy.fault)
+        self._service.policies.handle_policy(policy)
 
     # ---------------------------------------------------------------------------------------------
 
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            namespaces=tuple(self._namespaces.watch.things.values()),
+            policies=tuple(self._policies.watch.things.values()),
+            pods=tuple(self._pods.watch.things.values()),
+        )
+
     def _start(self, name: str, work: Coroutine[None, None, None]) -> None:
-        self._tasks.append(asyncio.create_task(work, name=f"policies-{name}"))
+        task = asyncio.create_task(work, name=f"policies-{name}")
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
 
-
-def _pod(thing: Pod) -> objects.Pod:
-    ports = [
-        objects.NamedPort(port.name, protocol, port.number)
-        for port in thing.ports
-        for protocol in PROTOCOLS
-        if port.protocol.lower() == protocol
-    ]
-    return objects.Pod(
-        thing.namespace,
-        thing.name,
-        thing.labels,
-        tuple(ip_address(text) for text in thing.addresses if is_ip_address(text)),
-        tuple(ports),
-        thing.node,
-        thing.host_network,
-        thing.finished,
-        thing.created,
-    )
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """They go on for ever: one that ends has met a mistake of ours, and that is said loudly."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._problem = f"network policies are not followed any more: {error!r}"
+            log.critical("%s", self._problem, exc_info=error)
