@@ -22,7 +22,7 @@ _POLL_S = 0.05
 
 
 @command(
-    ("weavepy datapath", "then `weavepy kube --separate-datapath`, on the same host"),
+    ("weavepy datapath", "then start the router, on the same host"),
 )
 @option(
     "--port",
