@@ -13,6 +13,8 @@ from itertools import count
 from random import Random
 from typing import Any
 
+import pytest
+
 from tests.e2e.conftest import MakeLab
 from tests.e2e.traffic import Stream
 from tests.e2e.waiting import wait_for
@@ -59,6 +61,7 @@ class Prober:
                     self.sent += 1
 
 
+@pytest.mark.checklist(30)
 def test_no_window_opens_and_no_connection_breaks_while_a_router_is_killed(
     make_lab: MakeLab,
 ) -> None:

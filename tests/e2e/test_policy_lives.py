@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.conftest import MakeLab
 from tests.e2e.test_policies import DENY_ALL, NGINX_PORT, shop
 from tests.e2e.waiting import wait_for
@@ -23,6 +25,7 @@ GAP_S = 0.0005
 REPAIRED_S = 10.0
 
 
+@pytest.mark.checklist(30)
 def test_policies_outlive_the_router_and_are_adopted_and_repaired(
     make_lab: MakeLab, tmp_path: Path
 ) -> None:
@@ -59,6 +62,7 @@ def handles(lab: Lab, host: str) -> list[str]:
     return found
 
 
+@pytest.mark.checklist(25)
 def test_nothing_reaches_a_container_before_its_policies_do(make_lab: MakeLab) -> None:
     """Its address is under fire from the other host all the time, as drops show."""
     lab = make_lab(hosts=2, containers=1)

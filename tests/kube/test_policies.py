@@ -65,6 +65,7 @@ def test_the_five_demos(shop: Shop) -> None:
 
 
 @pytest.mark.timeout(480)
+@pytest.mark.checklist(27)
 def test_labels_of_pods_and_namespaces_count_as_they_are_now(shop: Shop) -> None:
     kubectl = shop.cluster.kubectl
     client, web = "shop/client", shop.addresses["shop/web"]
@@ -103,6 +104,7 @@ def ended(shop: Shop, key: str) -> str:
     return found[0]
 
 
+@pytest.mark.checklist(25)
 def test_a_pod_is_isolated_before_its_first_program_runs(shop: Shop) -> None:
     """Its program calls at once and again and again; once through, and the pod has failed."""
     calls = "agnhost connect --timeout=200ms {}:80"
@@ -124,6 +126,7 @@ def in_sets(shop: Shop, node: str) -> list[str]:
     return shop.cluster.nodes[node].run("nft", *table).replace(",", " ").split()
 
 
+@pytest.mark.checklist(26)
 def test_the_address_of_a_pod_that_has_ended_is_in_no_set(shop: Shop) -> None:
     with shop.having(FROM_CLIENTS):
         short = runs_once("shop/short", "n2", "sleep 4")
@@ -140,6 +143,7 @@ def test_the_address_of_a_pod_that_has_ended_is_in_no_set(shop: Shop) -> None:
         shop.delete(short)
 
 
+@pytest.mark.checklist(15, 20)
 def test_services_and_nodes_are_seen_as_policies_see_them(shop: Shop) -> None:
     cluster, web = shop.cluster, shop.addresses["shop/web"]
     wanted = namespaced("shop/web", service("web", {"app": "web"}, "NodePort"))

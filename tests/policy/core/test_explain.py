@@ -2,6 +2,8 @@
 
 from ipaddress import ip_address
 
+import pytest
+
 from policy.core.explain import Service, explain, lines
 from policy.core.policies import Policies
 from tests.policy.interpreter import policies_of
@@ -58,6 +60,7 @@ def test_a_policy_without_rules_and_one_with_a_fault_are_told_apart() -> None:
     )
 
 
+@pytest.mark.checklist(24)
 def test_outside_and_loopback_are_said_to_be_what_they_are() -> None:
     policies = cluster(policy("p", policyTypes=["Egress"]))
     assert "no pod that is known here" in said(policies, "192.0.2.1", WEB)[1]

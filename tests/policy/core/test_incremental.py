@@ -116,6 +116,7 @@ def run(seed: int, events: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(60))
+@pytest.mark.checklist(27)
 def test_after_any_history_the_state_is_as_compiled_from_scratch(seed: int) -> None:
     run(seed, events=25)
 
@@ -168,6 +169,7 @@ def test_equal_selectors_share_one_set_and_equal_pods_one_chain() -> None:
     assert len(policies.table.verdicts["ingress", 4]) == 8
 
 
+@pytest.mark.checklist(31)
 def test_nothing_is_compiled_for_pods_of_other_nodes() -> None:
     policies = policies_of(
         [pod("web", "10.1.0.1", node="there", app="web"), policy("p", ingress=[{}])], is_local
@@ -175,6 +177,7 @@ def test_nothing_is_compiled_for_pods_of_other_nodes() -> None:
     assert policies.table == Table()
 
 
+@pytest.mark.checklist(26)
 def test_a_pod_that_is_gone_leaves_all_sets_at_once() -> None:
     rules = [{"from": [{"podSelector": {}}], "ports": [{"port": "http"}]}]
     documents = [
@@ -190,6 +193,7 @@ def test_a_pod_that_is_gone_leaves_all_sets_at_once() -> None:
     assert not any("10.1.0.2" in map(str, element) for element in listed)
 
 
+@pytest.mark.checklist(27)
 def test_a_namespaces_labels_come_and_go_with_it() -> None:
     rules = [{"from": [{"namespaceSelector": labels(team="b")}]}]
     policies = policies_of(

@@ -75,6 +75,7 @@ FAULTY = {
 
 
 @pytest.mark.parametrize("document", FAULTY.values(), ids=FAULTY.keys())
+@pytest.mark.checklist(32)
 def test_a_policy_with_a_fault_closes_its_own_pods_and_no_others(document: Document) -> None:
     table = policies_of([*PODS, document], lambda pod: True).table
     assert not passes(table, Packet(CLIENT, WEB, "TCP", 80))
@@ -85,6 +86,7 @@ def test_a_policy_with_a_fault_closes_its_own_pods_and_no_others(document: Docum
     assert read.fault
 
 
+@pytest.mark.checklist(32)
 def test_other_policies_still_allow_what_a_faulty_one_does_not() -> None:
     http = policy("http", labels(app="web"), ingress=[{"ports": [{"port": 80}]}])
     table = policies_of([*PODS, port(port=0), http], lambda pod: True).table
@@ -110,6 +112,7 @@ def test_directions_that_cannot_be_read_are_both(types: object) -> None:
     assert not passes(table, Packet(WEB, CLIENT, "TCP", 80))
 
 
+@pytest.mark.checklist(18, 32)
 def test_a_fault_says_where_it_is() -> None:
     read = parse(port(port=80, endPort=79))
     assert isinstance(read, Policy)

@@ -62,6 +62,7 @@ def streams() -> Iterator[list[Stream]]:
 
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("far", [False, True])
+@pytest.mark.checklist(23)
 def test_a_connection_that_a_change_forbids_is_cut_in_both_directions(
     cluster: Cluster, streams: list[Stream], far: bool, backwards: bool
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_connection_that_a_change_forbids_is_cut_in_both_directions(
     assert not streams[0].passes(CUT_S, backwards)
 
 
+@pytest.mark.checklist(23)
 def test_a_cut_connection_does_not_come_back_by_itself_as_another_one(
     cluster: Cluster, streams: list[Stream]
 ) -> None:
@@ -105,6 +107,7 @@ def test_allowed_connections_outlive_all_other_changes(
             assert stream.passes(backwards=True)
 
 
+@pytest.mark.checklist(27)
 def test_a_pod_that_gets_the_label_back_goes_on_with_its_connection(
     cluster: Cluster, streams: list[Stream]
 ) -> None:
@@ -118,6 +121,7 @@ def test_a_pod_that_gets_the_label_back_goes_on_with_its_connection(
     assert answered, "TCP sends again what was lost meanwhile"
 
 
+@pytest.mark.checklist(22)
 def test_replies_to_a_datagram_pass_though_the_sender_is_isolated(cluster: Cluster) -> None:
     a, b, _ = cluster.place(*PODS)
     cluster.tell(
@@ -142,6 +146,25 @@ def test_replies_to_a_datagram_pass_though_the_sender_is_isolated(cluster: Clust
             client.recv(10)
 
 
+@pytest.mark.checklist(23)
+def test_datagrams_that_a_change_forbids_are_cut_though_they_were_answered(
+    cluster: Cluster,
+) -> None:
+    a, b, _ = cluster.place(*PODS)
+    cluster.tell(policy("in", labels(app="web"), ingress=FROM_CLIENT))
+    with _datagrams(a) as client, _datagrams(b) as server:
+        client.sendto(b"one", (B, server.getsockname()[1]))
+        _, sender = server.recvfrom(10)
+        server.sendto(b"two", sender)
+        assert client.recv(10) == b"two"
+        cluster.tell(policy("in", labels(app="web")))
+        client.sendto(b"three", (B, server.getsockname()[1]))
+        server.settimeout(CUT_S)
+        with pytest.raises(TimeoutError):
+            server.recv(10)
+
+
+@pytest.mark.checklist(22)
 def test_errors_about_an_allowed_connection_come_through(cluster: Cluster) -> None:
     """Nobody listens on that port, and an isolated client is told so."""
     a, *_ = cluster.place(*PODS)

@@ -20,6 +20,7 @@ PODS = [
 FROM_CLIENT = {"from": [{"podSelector": labels(app="client")}]}
 
 
+@pytest.mark.checklist(1)
 def test_without_policies_everything_passes(cluster: Cluster, reach: ReachMaker) -> None:
     a, b, c = cluster.place(*PODS)
     cells = [
@@ -32,6 +33,7 @@ def test_without_policies_everything_passes(cluster: Cluster, reach: ReachMaker)
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP", "ICMP"])
+@pytest.mark.checklist(2, 8, 29)
 def test_an_isolated_pod_is_reached_by_nobody_and_reaches_everybody(
     cluster: Cluster, reach: ReachMaker, protocol: str
 ) -> None:
@@ -43,6 +45,7 @@ def test_an_isolated_pod_is_reached_by_nobody_and_reaches_everybody(
     assert table.table([*closed, *opened], opened) == set(opened)
 
 
+@pytest.mark.checklist(11, 16, 17)
 def test_ports_names_and_peers_are_told_apart(cluster: Cluster, reach: ReachMaker) -> None:
     a, b, c = cluster.place(*PODS)
     cluster.tell(
@@ -61,6 +64,7 @@ def test_ports_names_and_peers_are_told_apart(cluster: Cluster, reach: ReachMake
     assert table.table(cells, opened) == opened
 
 
+@pytest.mark.checklist(4, 17)
 def test_egress_is_told_apart_by_the_names_of_the_destinations(
     cluster: Cluster, reach: ReachMaker
 ) -> None:
@@ -72,6 +76,7 @@ def test_egress_is_told_apart_by_the_names_of_the_destinations(
     assert reach.among(a, b, c).table(cells, opened) == opened
 
 
+@pytest.mark.checklist(19)
 def test_sctp_is_told_apart(cluster: Cluster, reach: ReachMaker) -> None:
     if not has_sctp():
         pytest.skip("this kernel has no SCTP")
@@ -83,6 +88,24 @@ def test_sctp_is_told_apart(cluster: Cluster, reach: ReachMaker) -> None:
     assert reach.among(a, b, c, sctp=True).table(cells, opened) == opened
 
 
+@pytest.mark.checklist(18, 19)
+def test_a_range_of_ports_is_open_to_its_end_and_icmp_needs_a_rule_without_ports(
+    cluster: Cluster, reach: ReachMaker
+) -> None:
+    a, b, c = cluster.place(*PODS)
+    both = {"ports": [{"port": 80, "endPort": 81}, {"protocol": "UDP", "port": 81}]}
+    cluster.tell(policy("p", labels(app="web"), ingress=[both]))
+    table = reach.among(a, b, c)
+    opened = {Cell(a, to, "TCP", port) for to in (B, C6) for port in (80, 81)}
+    opened |= {Cell(a, B, "UDP", 81), Cell(a, C6, "UDP", 81)}
+    ping = {Cell(a, B, "ICMP"), Cell(a, C6, "ICMP")}
+    closed = {Cell(a, B, "TCP", 5353), Cell(a, C6, "UDP", 80), *ping}
+    assert table.table([*opened, *closed], opened) == opened
+    cluster.tell(policy("p", labels(app="web"), ingress=[both, FROM_CLIENT]))
+    assert table.table([*ping, Cell(c, B, "ICMP")], ping) == ping
+
+
+@pytest.mark.checklist(20)
 def test_a_pods_own_node_reaches_it_and_another_node_does_not(
     cluster: Cluster, reach: ReachMaker
 ) -> None:
@@ -94,6 +117,7 @@ def test_a_pods_own_node_reaches_it_and_another_node_does_not(
     assert reach.among(a, b, c).table([*opened, *closed], opened) == opened
 
 
+@pytest.mark.checklist(14)
 def test_a_block_with_a_hole_lets_the_others_in(cluster: Cluster, reach: ReachMaker) -> None:
     a, b, c = cluster.place(*PODS)
     block = {"ipBlock": {"cidr": "10.1.0.0/16", "except": [f"{A}/32"]}}

@@ -73,6 +73,7 @@ def test_what_was_made_is_read_back_as_the_same(one: Node) -> None:
     }
 
 
+@pytest.mark.checklist(30)
 def test_a_restart_adopts_and_changes_nothing(one: Node) -> None:
     before = ruleset(one)
     one.restart()
@@ -82,6 +83,7 @@ def test_a_restart_adopts_and_changes_nothing(one: Node) -> None:
     assert ruleset(one) == before
 
 
+@pytest.mark.checklist(30)
 def test_a_restart_removes_what_is_wanted_no_more_and_adds_what_is_new(one: Node) -> None:
     one.restart()
     for document in (*OBJECTS[:4], policy("q", labels(app="client"))):
@@ -111,6 +113,7 @@ def test_a_restart_removes_what_is_wanted_no_more_and_adds_what_is_new(one: Node
         "add set inet weavepy_policy strange { type ipv4_addr; }",
     ],
 )
+@pytest.mark.checklist(30)
 def test_what_somebody_else_does_to_the_table_is_undone(open_one: Node, harm: str) -> None:
     one, table = open_one, open_one.policies.table
     names = {

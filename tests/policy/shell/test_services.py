@@ -31,6 +31,7 @@ def a_service(cluster: Cluster, *namespaces: str, to: str) -> None:
         cluster.run_in(namespace, "ip", "route", "add", f"{SERVICE}/32", "via", "10.1.255.1")
 
 
+@pytest.mark.checklist(15, 16)
 def test_the_port_of_a_rule_is_the_pods_and_not_the_services(
     cluster: Cluster, reach: ReachMaker
 ) -> None:
@@ -46,6 +47,7 @@ def test_the_port_of_a_rule_is_the_pods_and_not_the_services(
         cluster.nodes["one"].run("nft", "delete", "table", "ip", "services")
 
 
+@pytest.mark.checklist(15)
 def test_egress_to_a_service_needs_the_pod_and_not_its_address(
     cluster: Cluster, reach: ReachMaker
 ) -> None:
@@ -58,3 +60,24 @@ def test_egress_to_a_service_needs_the_pod_and_not_its_address(
     assert table.table([cell]) == set()
     cluster.tell(policy("p", labels(app="client"), policyTypes=["Egress"], egress=to_pod))
     assert table.table([cell], [cell]) == {cell}
+
+
+@pytest.mark.checklist(24)
+def test_a_pod_reaches_itself_by_its_own_service_only_if_policies_let_it(
+    cluster: Cluster, reach: ReachMaker
+) -> None:
+    """As kube-proxy has it: what comes back to its sender comes from the node's address."""
+    a, *_ = cluster.place(*PODS)
+    a_service(cluster, a, to=A)
+    cluster.nodes["one"].run("ip", "link", "set", "pod1", "type", "bridge_slave", "hairpin", "on")
+    cluster.nodes["one"].run(
+        "nft",
+        "table ip hairpin { chain leaving {\n type nat hook postrouting priority srcnat\n"
+        f" ip saddr {A} ip daddr {A} masquerade\n }}\n }}",
+    )
+    table, cell, loopback = reach.among(a), Cell(a, SERVICE, "TCP", 80), Cell(a, A, "TCP", 81)
+    assert table.table([cell, loopback], [cell, loopback]) == {cell, loopback}
+    cluster.tell(policy("p", labels(app="client")))
+    assert table.table([cell, loopback], [loopback]) == {loopback}
+    cluster.tell(policy("p", labels(app="client"), ingress=[CLIENT]))
+    assert table.table([cell, loopback], [cell, loopback]) == {cell, loopback}

@@ -82,6 +82,7 @@ def restarted(node: Node) -> None:
     assert not node.restore()
 
 
+@pytest.mark.checklist(30)
 def test_nothing_gets_through_while_others_flush_and_routers_come_and_go(
     owned_cluster: Cluster,
 ) -> None:

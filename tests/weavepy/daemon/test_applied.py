@@ -81,6 +81,7 @@ async def test_what_was_applied_is_known_and_adopted_after_a_restart(host: Host)
     assert known.pods[0].isolated == ["ingress"]
 
 
+@pytest.mark.checklist(25)
 async def test_an_attachment_is_closed_when_placed_returns(host: Host) -> None:
     applied = await host.start()
     await applied.apply(objects(policy("default/deny")))
@@ -93,6 +94,7 @@ async def test_an_attachment_is_closed_when_placed_returns(host: Host) -> None:
     assert str(B) not in host.tables()
 
 
+@pytest.mark.checklist(26)
 async def test_an_address_that_somebody_else_got_is_no_longer_the_first_ones(host: Host) -> None:
     applied = await host.start()
     await applied.apply(objects(DENY))
@@ -118,6 +120,7 @@ async def test_a_router_does_not_start_without_the_policies_that_it_had(host: Ho
         await host.start()
 
 
+@pytest.mark.checklist(32)
 async def test_a_policy_with_a_fault_is_said_to_have_one_and_closes(host: Host) -> None:
     applied = await host.start()
     await applied.placed("web", [A], Identity(labels={"app": "web"}))
