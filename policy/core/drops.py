@@ -8,11 +8,10 @@ belongs to no connection that is known, that is said instead of a reason.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Literal
 
 from policy.core.explain import End, Explanation, Service, Side, explain, lines
-from policy.core.objects import Direction, Protocol
+from policy.core.objects import Address, Direction, Protocol
 from policy.core.packets import Packet
 from policy.core.policies import Policies
 
@@ -62,7 +61,7 @@ def label(direction: Direction, place: Place) -> str:
 
 
 def explained(
-    policies: Policies, words: str, packet: Packet, receivers: Sequence[str] = ()
+    policies: Policies, words: str, packet: Packet, receivers: Sequence[Address] = ()
 ) -> Drop | None:
     """None if these are not words of ours.
 
@@ -76,8 +75,8 @@ def explained(
         source, destination, port = destination, source, packet.source_port
     receiver = destination
     if place == "group" and direction == "ingress":
-        own = [ip_address(one) for one in receivers]
-        receiver = next((one for one in own if one.version == source.version), destination)
+        same = (one for one in receivers if one.version == source.version)
+        receiver = next(same, destination)
     protocol = _PORTED.get(packet.protocol)
     service = Service(protocol, port) if protocol is not None else Service()
     answer = explain(policies, source, receiver, service)

@@ -12,15 +12,16 @@ lives. Elsewhere, and while none lives, what others do to it is undone.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from random import Random
 from typing import Any
 
+from policy.core.objects import Address
 from policy.core.table import Changes, Table, difference
 from policy.shell import script
 from policy.shell.groups import Groups, Ports
 from policy.shell.reading import Counts, Foreign, counts, understood
-from weavepy.kernel.netlink import explained, find_link, netlink
+from weavepy.kernel.netlink import IpInterface, explained, find_link, netlink
 from weavepy.kernel.nftables import NftFailed, list_table, run_transaction
 from weavepy.kernel.nftevents import TableWatch
 from weavepy.kernel.ownership import Session
@@ -46,6 +47,8 @@ class PolicyFilter:
         self._session = session or Session()
         self._owned: dict[str, bool] = {}
         self._in_force = False
+        self._only_adds = False
+        """What is known is not all: nothing that is there may go."""
         self._known_setting: script.Setting | None = None
         self._generation = rng.randrange(script.GENERATIONS)
 
@@ -76,24 +79,29 @@ class PolicyFilter:
         """On top of whatever is in the kernel, which stays. Raises `NftFailed`."""
         if not changes:
             return
+        self._only_adds = True
         self._show_bridged_frames(True)
         self._own()
         bridge, inet = (list_table(family, self._name) for family in FAMILIES)
         first = [] if inet else [f"add table inet {self._name}"] * (not self._owned["inet"])
         if not self._groups.read(bridge or [], inet or []):
             first += self._groups.whole(bridge or () if self._owned["bridge"] else None)
-        lines = self._groups.additions(changes)
+        self._groups.isolate(changes)
+        lines = self._groups.additions()
         rest = script.change(self._setting, changes, self._next(changes), lines)
         self._session.run("\n".join([*first, rest]))
+        self._in_force = True
 
-    def place(self, port: str, addresses: Sequence[str]) -> None:
+    def place(self, port: str, addresses: Iterable[IpInterface]) -> None:
         """A port of the bridge has these addresses from now on, or is gone."""
         self._groups.place(port, addresses)
-        lines = self._groups.changes() if self._in_force else []
+        if not self._in_force:
+            return
+        lines = self._groups.additions() if self._only_adds else self._groups.changes()
         if lines:
             self._session.run("\n".join(lines) + "\n")
 
-    def addresses(self, mark: int) -> Sequence[str]:
+    def addresses(self, mark: int) -> list[Address]:
         """Of the port to which a packet went that has this mark."""
         return self._groups.addresses(mark)
 
@@ -102,6 +110,7 @@ class PolicyFilter:
 
         The first call of a new process adopts the tables: where nothing differs, nothing happens.
         """
+        self._only_adds = False
         hidden = self._show_bridged_frames(True)
         self._own()
         self._groups.follow(wanted)

@@ -15,6 +15,7 @@ from policy.core.objects import FAMILIES, Family
 from policy.core.table import WAYS, Chain, Element, SetContent, SetKind, Table
 from policy.shell.script import (
     DROPS,
+    EVERYBODY,
     GROUP_WAYS,
     GROUPS,
     LOGGED,
@@ -150,6 +151,7 @@ def _chains(listed: _Listed, fixed: dict[str, list[str]], wanted: Table) -> dict
 def _sets(listed: _Listed) -> dict[str, SetContent]:
     found = {}
     fixed = [way_name(way) + suffix for way in WAYS for suffix in ("", REPLIES, DROPS, LOGGED)]
+    fixed += [EVERYBODY]
     fixed += [
         way_name(way) + GROUPS + suffix for way in GROUP_WAYS for suffix in ("", DROPS, LOGGED)
     ]

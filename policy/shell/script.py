@@ -64,6 +64,12 @@ _NEIGHBOURS = (
     "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, "
     "mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report"
 )
+EVERYBODY = "everybody"
+_FOR_ALL = (
+    f"ip daddr @{EVERYBODY}",
+    "ip daddr { 224.0.0.0/4, 255.255.255.255 }",
+    "ip6 daddr ff00::/8",
+)
 _EXEMPT = (f"icmpv6 type {{ {_NEIGHBOURS} }}", "ip protocol igmp")
 """Of packets to groups: what a network cannot do without."""
 _IP = {4: "ip", 6: "ip6"}
@@ -241,11 +247,14 @@ def fixed_chains(setting: Setting, generation: int) -> dict[str, tuple[str, list
             f"ct mark & {_MASK:#x} == {mark:#x} accept",
             f'iifname != "{setting.bridge}" oifname != "{setting.bridge}" accept',
             f"icmpv6 type {{ {_NEIGHBOURS} }} accept",
+            *(f"meta pkttype host {for_all} drop" for for_all in _FOR_ALL),
             "ct state related meta l4proto { icmp, ipv6-icmp } accept",
             "ct state { invalid, untracked } goto unjudged",
             "ct state new tcp flags & (fin | syn | rst | ack) != syn goto unjudged",
             "ct direction reply goto replies",
             *asked[""],
+            # Not marked: a frame for one of a connection to all must be asked as well.
+            "meta pkttype { broadcast, multicast } accept",
             "goto allowed",
         ],
     )
@@ -260,7 +269,7 @@ def comment_of(rule: str) -> str:
 
 
 def _fixed(name: str, setting: Setting, generation: int) -> list[str]:
-    lines = []
+    lines = [f"add set {name} {EVERYBODY} {{ type ipv4_addr; }}"]
     for way in WAYS:
         kind = _ADDRESS[way[1]]
         for suffix in ("", REPLIES):

@@ -139,7 +139,7 @@ def link_local(mac: str) -> IPv6Address:
     return IPv6Address(b"\xfe\x80" + bytes(6) + octets[:3] + b"\xff\xfe" + octets[3:])
 
 
-Listener = Callable[[str, Sequence[str]], None]
+Listener = Callable[[str, Iterable[IpInterface]], None]
 """Is told which addresses a port has from now on, before it is on the bridge; none: it is gone."""
 
 
@@ -184,7 +184,7 @@ class Filters:
             [f"delete element {self._in(name, value)}" for name, value in present - wanted]
             + [f"add element {self._in(name, value)}" for name, value in sorted(wanted - present)],
         )
-        self.listener(port.host_interface, [str(one.ip) for one in sorted(port.addresses, key=str)])
+        self.listener(port.host_interface, port.addresses)
 
     def forbid(self, host_interfaces: Iterable[str]) -> None:
         """Forget these ports. The interfaces should be gone: without a filter, all may pass."""
@@ -284,7 +284,7 @@ def _fields(set_name: str, rest: bytes) -> list[str]:
     return [mac.hex(":"), str(ip_address(address))]
 
 
-def _tell_nobody(host_interface: str, addresses: Sequence[str]) -> None:
+def _tell_nobody(host_interface: str, addresses: Iterable[IpInterface]) -> None:
     return
 
 

@@ -130,10 +130,10 @@ class Host:
     def attachments(self) -> list[AttachmentFacts]:
         return attaching.attachments(self.bridge, self._filters)
 
-    def assigned(self) -> dict[str, list[str]]:
+    def assigned(self) -> dict[str, frozenset[IpInterface]]:
         """The addresses of each port that has a filter."""
         ports = self._filters.ports() if self._filters is not None else {}
-        return {name: [str(one.ip) for one in port.addresses] for name, port in ports.items()}
+        return {name: port.addresses for name, port in ports.items()}
 
     def on_assigned(self, listener: Listener) -> None:
         if self._filters is not None:

@@ -1,7 +1,9 @@
 """A host of a test: all objects, and a packet filter in its network namespace that follows them."""
 
 import os
+from collections.abc import Sequence
 from functools import partial
+from ipaddress import ip_interface
 from random import Random
 
 from policy.core.policies import Policies
@@ -9,6 +11,7 @@ from policy.shell.filter import PolicyFilter
 from tests.namespaces import run
 from tests.policy.interpreter import tell
 from tests.policy.model import Document
+from weavepy.kernel.netlink import IpInterface
 from weavepy.kernel.ownership import Session
 from weavepy.lab.system import in_namespace
 
@@ -27,7 +30,7 @@ class Node:
         self.name = name
         self.namespace = namespace
         self.session = session
-        self.ports: dict[str, tuple[str, ...]] = {}
+        self.ports: dict[str, list[IpInterface]] = {}
         self._make()
 
     def restart(self) -> None:
@@ -45,10 +48,11 @@ class Node:
     def tell(self, document: Document) -> None:
         tell(self.policies, document)
 
-    def place(self, port: str, addresses: tuple[str, ...]) -> None:
+    def place(self, port: str, addresses: Sequence[str]) -> None:
         """Before it is on the bridge."""
-        self.ports[port] = addresses
-        in_namespace(self.namespace, partial(self.filter.place, port, addresses))
+        own = [ip_interface(one + ("/64" if ":" in one else "/16")) for one in addresses]
+        self.ports[port] = own
+        in_namespace(self.namespace, partial(self.filter.place, port, own))
 
     def settle(self) -> None:
         changes = self.policies.settle()

@@ -16,6 +16,7 @@ import msgspec
 
 from policy.core.drops import AGAIN_S, Drop, Repeats, explained
 from policy.core.explain import End
+from policy.core.objects import Address
 from policy.core.packets import read_packet
 from policy.core.policies import Policies
 from policy.core.roster import DEFAULT_NAMESPACE
@@ -32,7 +33,7 @@ MAX_WAITING = 1000
 
 class Drops:
     def __init__(
-        self, group: int, policies: Policies, receivers: Callable[[int], Sequence[str]]
+        self, group: int, policies: Policies, receivers: Callable[[int], Sequence[Address]]
     ) -> None:
         """`receivers` are the addresses of the pod to which a packet with this mark went."""
         self._group = group

@@ -50,7 +50,12 @@ def test_a_drop_that_present_policies_do_not_explain_is_not_explained_by_them(
 
 def test_a_packet_to_a_group_is_told_with_the_pod_that_does_not_get_it() -> None:
     to_all = packet(A, "224.0.0.251")
-    drop = explained(policies_of(WORLD, lambda pod: True), "ingress group", to_all, ("fd00::2", B))
+    drop = explained(
+        policies_of(WORLD, lambda pod: True),
+        "ingress group",
+        to_all,
+        (ip_address("fd00::2"), ip_address(B)),
+    )
     assert drop is not None
     assert str(drop.destination) == "x/b (224.0.0.251)"
     assert drop.policies == ("x/closed",)

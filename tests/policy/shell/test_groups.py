@@ -137,9 +137,10 @@ def test_a_broadcast_in_a_frame_for_one_pod_is_a_broadcast(
         in_namespace(a, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
     )
     raw.bind(("eth0", 0))
-    raw.send(_frame(_mac(cluster, a), _mac(cluster, b), A, TO_ALL[0], PORT))
-    expected = set() if closed else {("b", PORT)}
-    assert ears.heard(expected) == expected
+    for target in (b"\xff" * 6, _mac(cluster, b)):  # the second is of a connection that is known
+        raw.send(_frame(_mac(cluster, a), target, A, TO_ALL[0], PORT))
+        expected = set() if closed else {("b", PORT)}
+        assert ears.heard(expected) == expected
 
 
 def test_neighbours_are_found_and_nobody_meets_our_marks(
@@ -210,6 +211,31 @@ def test_a_pod_that_comes_later_is_closed_to_it_and_a_restart_leaves_it_so(
     shout(a, TO_ALL[0], PORT)
     assert ears.heard(()) == set()
     assert f'"{BRIDGE}"' not in node.run("nft", "list", "table", "bridge", "weavepy_policy")
+
+
+def test_a_filter_that_does_not_know_all_closes_what_comes_and_leaves_the_rest_closed(
+    cluster: Cluster, stack: ExitStack
+) -> None:
+    a, b, *_ = cluster.place(*PODS[:3])
+    cluster.tell(DENY)
+    node = cluster.nodes["one"]
+    node.restart()
+    late = pod("late", "10.1.0.9", node="one", app="web")
+    for document in (late, DENY):
+        node.tell(document)
+    changes = node.policies.settle()
+    in_namespace(node.namespace, lambda: node.filter.add(changes))
+    namespace = cluster.add_pod("one", "10.1.0.9")
+    cluster.await_carrier([namespace])
+    ears = Ears(stack, {"b": b, "late": namespace})
+    shout(a, TO_ALL[0], PORT)
+    assert ears.heard(()) == set()
+    for document in PODS[:3]:
+        node.tell(document)
+    node.restore()
+    assert not node.restore()
+    shout(a, TO_ALL[0], PORT)
+    assert ears.heard(()) == set()
 
 
 def _datagrams(namespace: str, family: int) -> socket.socket:

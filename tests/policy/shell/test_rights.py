@@ -12,6 +12,7 @@ pytestmark = pytest.mark.root
 
 NET_ADMIN = 12
 PROGRAM = """
+from ipaddress import ip_interface
 from random import Random
 from policy.shell import script
 from policy.shell.filter import PolicyFilter
@@ -22,10 +23,10 @@ from weavepy.kernel.nflog import PacketLog
 capabilities = next(line for line in open("/proc/self/status") if line.startswith("CapEff"))
 world = [pod("a", "10.1.0.1"), policy("deny", policyTypes=["Ingress", "Egress"])]
 policies = policies_of(world, lambda pod: True)
-made = PolicyFilter("weave", Random(1), ports=lambda: {"pod1": ["10.1.0.1"]})
+made = PolicyFilter("weave", Random(1), ports=lambda: {"pod1": [ip_interface("10.1.0.1/16")]})
 log, watch = PacketLog(script.LOG_GROUP), made.watch()
 assert made.restore(policies.table)
-made.place("pod2", ["10.1.0.2"])
+made.place("pod2", [ip_interface("10.1.0.2/16")])
 assert not made.restore(policies.table)
 assert not watch.read()
 print(capabilities.split()[1], made.counts().rules > 40)
