@@ -88,9 +88,11 @@ class PolicyFilter:
             first += self._groups.whole(bridge or () if self._owned["bridge"] else None)
         self._groups.isolate(changes)
         lines = self._groups.additions()
-        rest = script.change(self._setting, changes, self._next(changes), lines)
+        generation = self._next(changes)
+        rest = script.change(self._setting, changes, generation, lines)
         self._session.run("\n".join([*first, rest]))
         self._in_force = True
+        self._generation = generation
 
     def place(self, port: str, addresses: Iterable[IpInterface]) -> None:
         """A port of the bridge has these addresses from now on, or is gone."""

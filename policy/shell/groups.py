@@ -104,9 +104,15 @@ class Groups:
     # --- the bridge's table ----------------------------------------------------------------------
 
     def read(self, bridge: list[dict[str, Any]], inet: list[dict[str, Any]]) -> bool:
-        """Take what both tables say for the present state. False if it makes no sense."""
+        """Take what both tables say for the present state. False if it is not of our making."""
         self._known = {port: sorted(own, key=str) for port, own in self._ports().items()}
         self._numbers, self._present = {}, {}
+        try:
+            return self._read(bridge, inet)
+        except (KeyError, IndexError, ValueError, TypeError):
+            return False
+
+    def _read(self, bridge: list[dict[str, Any]], inet: list[dict[str, Any]]) -> bool:
         rules = [one["rule"].get("comment", "") for one in bridge if "rule" in one]
         if rules != [comment_of(rule) for rule in RULES]:
             return False

@@ -60,6 +60,7 @@ def one(cluster: Cluster) -> Node:
 @pytest.fixture
 def open_one(open_cluster: Cluster) -> Node:
     open_cluster.tell(*OBJECTS)
+    open_cluster.nodes["one"].place("pod2", [B])
     return open_cluster.nodes["one"]
 
 
@@ -111,6 +112,10 @@ def test_a_restart_removes_what_is_wanted_no_more_and_adds_what_is_new(one: Node
         "flush set inet weavepy_policy PODS",
         "add element inet weavepy_policy PODS { 192.0.2.9 }",
         "add set inet weavepy_policy strange { type ipv4_addr; }",
+        "add element inet weavepy_policy ingress4_groups { 5 : accept }",
+        "delete table bridge weavepy_policy",
+        "flush map bridge weavepy_policy marks",
+        "insert rule bridge weavepy_policy forwarded accept",
     ],
 )
 @pytest.mark.checklist(30)
