@@ -256,9 +256,11 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, poll_s: float = 
 
 
 def wait_gone(pid: int, timeout_s: float) -> bool:
+    """With its last thread, as one that the kernel keeps waiting keeps sockets open."""
+
     def gone() -> bool:
         reap()
-        return start_ticks(pid) is None
+        return start_ticks(pid) is None and len([*Path(f"/proc/{pid}/task").glob("*")]) < 2
 
     return wait_until(gone, timeout_s)
 
