@@ -271,3 +271,24 @@ async def test_the_addresses_that_a_pod_asks_for_are_known(host: Host) -> None:
     assert objects.requested_addresses("x/web", "u1") == "10.32.0.77"
     assert objects.requested_addresses("x/web", "u0") is None
     assert objects.requested_addresses("x/other", "") is None
+
+
+async def test_what_is_on_disk_does_not_come_between_the_kernel_and_the_server(host: Host) -> None:
+    """A router that is killed leaves a file that is older than the packet filter."""
+    await host.put(pod("web", app="web"))
+    objects = await host.start()
+    await objects.placed("cni:web", [A], None, WEB)
+    await until(host.file.exists)
+    old = host.file.read_bytes()
+    await host.put(DENY)
+    await until(lambda: f"{A} : jump" in host.tables())
+    await host.stop()
+    host.file.write_bytes(old)
+    await host.start(attachment("cni:web", A, pod="x/web", uid="u1"))
+
+    def is_known() -> bool:
+        assert f"{A} : jump" in host.tables()
+        return not host.policies.is_partial
+
+    await until(is_known)
+    assert is_known()
