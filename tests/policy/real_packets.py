@@ -133,7 +133,7 @@ def new_cable() -> Iterator[Packets]:
 
 @contextmanager
 def lab(launch_options: list[str]) -> Iterator[Packets]:
-    with Lab(f"policy{os.getpid() % 100_000}") as made:
+    with Lab(f"r{os.getpid() % 100_000}") as made:
         made.up(Wanted(hosts=2, containers=5, launch_options=launch_options))
         overlay = "fastdp" if launch_options else "sleeve"
         wait_for_overlay(made, both_ways(("h1", "h2")), overlay)
