@@ -12,8 +12,8 @@ from ipam.core.election import Appointed
 from ipam.core.ipam import Ipam
 from kube.core import membership
 from kube.core.membership import TICK_S, Membership, Sight, Talk
-from kube.core.objects import decode_node, decode_nodes
-from kube.core.watch import ListNodes, NodeWatch, Step, Wait, WatchNodes
+from kube.core.objects import NODES, Node
+from kube.core.watch import Follow, List, Step, Wait, Watch
 from tests.sim.checkers import Checkers
 from tests.sim.cluster.server import ApiServer, Conflict, Watcher
 from tests.sim.network import Network
@@ -66,7 +66,7 @@ class Member(Host):
         if self.node is None or self.run != before + 1:
             return
         rng = self.world.random(f"kubernetes {self.number} {self.run}")
-        self._watch = NodeWatch(rng)
+        self._watch: Watch[Node] = Watch(NODES, rng)
         self.core = Membership(
             ourself=self.name,
             node_name=self.node_name,
@@ -102,9 +102,9 @@ class Member(Host):
         match step:
             case Wait(seconds=seconds):
                 self.world.later(seconds, self._mine(self._waited))
-            case ListNodes():
+            case List():
                 self.server.list_nodes(self._mine(self._listed))
-            case WatchNodes(resource_version=version):
+            case Follow(resource_version=version):
                 self._watcher = self.server.watch_nodes(
                     version,
                     self._mine(self._watching),
@@ -119,7 +119,7 @@ class Member(Host):
         if isinstance(answer, Exception):
             self._ended(answer)
             return
-        self._watch.handle_listed(*decode_nodes(answer))
+        self._watch.handle_page(NODES.decode_page(answer))
         self._wake()
         self._follow(self._watch.next_step())
 
@@ -202,9 +202,11 @@ class Member(Host):
 
                 self.server.write_register(changes, version, written)
             case membership.GetNode(name=name):
-                self.server.get_node(
-                    name, lambda body: again(decode_node(body) if isinstance(body, bytes) else body)
-                )
+
+                def got(body: bytes | Exception | None) -> None:
+                    again(NODES.decode(body) if isinstance(body, bytes) else body)
+
+                self.server.get_node(name, got)
             case membership.SayNetworkUp(node=name):
                 self.server.say_network_is_up(name, again)
             case membership.BeGateway():
@@ -256,7 +258,7 @@ class Member(Host):
         mesh = self._node().mesh
         return Sight(
             now=self.now,
-            nodes=self._watch.nodes if self._watch.listed else None,
+            nodes=self._watch.things if self._watch.listed else None,
             outdated=self._watch.problem,
             reachable=mesh.reachable_peers,
             sessions=list(mesh.routes.unicast),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kube.core.objects import Expired
+from kube.core.kinds import Expired
 from kube.core.register import Register
 from tests.sim.world import World
 from weavepy.base.errors import WeavepyError

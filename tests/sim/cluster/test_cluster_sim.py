@@ -18,6 +18,14 @@ FRESH = int(os.environ.get("WEAVEPY_CLUSTER_SEEDS", "6"))
 FIRST = int(time.time() // 86400) * 10_000
 
 
+KEPT = {1005: "the first ring gave a share to a peer that died before it was on record"}
+
+
+@pytest.mark.parametrize("seed", KEPT)
+def test_a_seed_that_failed_once_passes(seed: int) -> None:
+    assert not run_plan(draw_plan(seed)).failure, KEPT[seed]
+
+
 def test_fresh_seeds_pass() -> None:
     print(f"fresh seeds from {FIRST} on")
     for seed in range(FIRST, FIRST + FRESH):
