@@ -129,11 +129,11 @@ class Scale:
         self._end_phase("settle")
 
     def upgrade(self) -> None:
-        """So many at a time; the next when these are ready."""
+        """So many at a time; the next when these are ready. Their datapaths stay."""
         for first in range(0, self.nodes, self.at_a_time):
             batch = self.hosts[first : first + self.at_a_time]
             for host in batch:
-                host.stop_router(keep_datapath=False)
+                host.stop_router(keep_datapath=True)
                 self.world.later(RESTART_S, host.start)
             self.world.run(self.world.now + RESTART_S + 0.5)
             self._until(
