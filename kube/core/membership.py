@@ -255,7 +255,9 @@ class Membership:
         if decided is None:
             if sight.now < self._started_at + LOOK_AROUND_S:
                 return
-            peers = tuple(sorted({self._ourself, *sight.reachable}))
+            # Who owns something and is not on record could never be reclaimed.
+            others = [peer for peer in sight.reachable if peer in register.homes]
+            peers = tuple(sorted({self._ourself, *others}))
             ring = FirstRing(self._rng.randbytes(RING_ID_BYTES).hex(), peers, self._universe)
             decided = yield from self._decide_ring(ring, register)
             new = decided == ring

@@ -113,6 +113,21 @@ def test_a_new_cluster_gets_the_ring_that_the_register_took_first(member: Member
     assert lost[-1] == membership.Appoint(b"\x01\x02", (A, B), new=False)
 
 
+def test_who_is_not_on_record_yet_gets_no_part_in_the_first_ring(member: Membership) -> None:
+    nothing = Register("1", homes={A: HOMES[A], B: HOMES[B]})
+    sight = replace(SIGHT, ring="", owners=(), now=LOOK_AROUND_S)
+    done = held(member.work(), sight, [nothing, REGISTER])
+    [text] = [
+        each.changes["ring"]
+        for each in done
+        if isinstance(each, membership.WriteRegister) and "ring" in each.changes
+    ]
+    assert text is not None
+    assert A in text
+    assert B in text
+    assert C not in text
+
+
 def test_a_ring_of_another_range_or_cluster_is_refused(member: Membership) -> None:
     other = FirstRing(RING.id, RING.peers, "10.0.0.0/8")
     with pytest.raises(WeavepyError, match="--ipalloc-range"):

@@ -82,6 +82,9 @@ class Network:
     def lose_address(self, address: str) -> None:
         self._hosts.pop(address, None)
 
+    def host_at(self, address: str) -> "Host | None":
+        return self._hosts.get(address)
+
     # --- paths -------------------------------------------------------------------------------
 
     def is_open(self, giver: "Host", taker: "Host") -> bool:

@@ -21,7 +21,7 @@ from fastdp.core.effects import (
 )
 from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Mode, Policy
-from ipam.core.effects import AnswerRequest, IpamEffect, Persist, RunningAddress
+from ipam.core.effects import AnswerRequest, IpamEffect, Persist, RunningAddress, SettleTakeOver
 from ipam.core.election import InitMode
 from ipam.core.ipam import Ipam
 from router.mesh.effects import CloseLink, Dial, LinkId, RememberTargets, SendBytes
@@ -98,7 +98,7 @@ class Host:
         self.world = world
         self.network = network
         self.number = number
-        self.address = f"10.0.0.{number + 1}"
+        self.address = f"10.0.{(number + 1) >> 8}.{(number + 1) & 255}"
         self.addresses = [self.address]
         """All that its interfaces have. Only the first leads here from everywhere."""
         self.label = f"h{number + 1}"
@@ -175,7 +175,7 @@ class Host:
     @property
     def mac(self) -> bytes:
         """Of the one container that frames come from."""
-        return bytes([2, 0, 0, 0, 0, self.number])
+        return bytes([2, 0, 0, 0, *self.number.to_bytes(2, "big")])
 
     @property
     def lives(self) -> tuple[int, int]:
@@ -692,6 +692,8 @@ class Host:
             case AnswerRequest(request=number, address=address, error=error):
                 self.trace(f"answer {number}: {error if address is None else address}")
                 self._answered(effect)
+            case SettleTakeOver():
+                self.settle(effect)
             case TellDatapath(message=message):
                 self.trace(f"to datapath: {type(message).__name__}")
                 if self.datapath is not None:
@@ -703,6 +705,9 @@ class Host:
                 self.disk.remember(targets)
             case LogLine(level=level, message=text, fields=fields):
                 self.trace(f"log {level}: {text} {dict(fields)}")
+
+    def settle(self, effect: SettleTakeOver) -> None:
+        raise AssertionError("there is no register outside of the mesh")
 
     # --- frames ------------------------------------------------------------------------------
 
