@@ -323,5 +323,6 @@ def sample_policy_status() -> schema.PolicyStatus:
                 drops=7,
             )
         ],
+        pods_left_out=0,
         repairs=0,
     )

@@ -10,8 +10,11 @@ PASSES, BLOCKED, ITSELF = Cell("yes", "good"), Cell("-", "bad"), Cell("·", "dim
 
 def status(answer: schema.PolicyStatus) -> list[Block]:
     enforced = Cell("yes", "good") if answer.enforced else Cell("no policy was applied", "dim")
+    facts = [("in force", enforced), ("repairs", Cell(str(answer.repairs)))]
+    if answer.pods_left_out:
+        facts.append(("pods of other hosts", Cell(str(answer.pods_left_out))))
     return [
-        Facts("Network policies", [("in force", enforced), ("repairs", Cell(str(answer.repairs)))]),
+        Facts("Network policies", facts),
         Table(
             "Policies",
             [

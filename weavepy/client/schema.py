@@ -785,6 +785,8 @@ class PolicyStatus(Struct):
     """If not, there is no policy, and packets are not looked at."""
     policies: list[PolicyRow]
     pods: list[PolicyPod]
+    pods_left_out: int
+    """Of other hosts: in a large cluster only the pods of this one are listed."""
     repairs: int
     """How often what somebody had done to the packet filter was undone."""
 

@@ -34,6 +34,9 @@ Result = TypeVar("Result")
 Drops = dict[tuple[str, str], int]
 """Packets by direction and address."""
 COUNTS_S = 1.0
+MAX_LISTED_PODS = 1000
+"""With more, those of other hosts are only counted."""
+
 MAX_MATRIX_PODS = 200
 """Its answer has the square of that."""
 
@@ -106,6 +109,9 @@ class PolicyService:
 
     async def status(self) -> schema.PolicyStatus:
         policies = self.policies
+        pods = [pod for _, pod in sorted(policies.pods.items())]
+        if len(pods) > MAX_LISTED_PODS:
+            pods = policies.local_pods()
         drops = (await self._count()).drops if self._enforced else {}
         selected = Counter(
             policy.key for pod in policies.local_pods() for policy in policies.selecting(pod)
@@ -116,7 +122,8 @@ class PolicyService:
                 _policy_row(policy, selected[key])
                 for key, policy in sorted(policies.policies.items())
             ],
-            pods=[self._pod_row(pod, drops) for _, pod in sorted(policies.pods.items())],
+            pods=[self._pod_row(pod, drops) for pod in pods],
+            pods_left_out=len(policies.pods) - len(pods),
             repairs=self._repairs,
         )
 

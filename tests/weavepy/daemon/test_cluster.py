@@ -229,7 +229,7 @@ async def test_nothing_opens_until_all_kinds_are_known(
     await until(lambda: host.isolated(A) == ["ingress"])
 
 
-async def test_large_lists_come_in_pages(host: Host) -> None:
+async def test_large_lists_come_in_pages_and_status_counts_what_is_elsewhere(host: Host) -> None:
     for number in range(1100):
         address = str(ip_address("10.33.0.0") + number)
         one = pod(f"p{number}", address, node="n2", app="client")
@@ -241,6 +241,8 @@ async def test_large_lists_come_in_pages(host: Host) -> None:
     assert host.server.pages == 2
     (peers,) = (one for one in host.policies.policies.table.sets.values() if one.kind == "pods")
     assert len(peers.elements) == 1100
+    status = await host.policies.status()
+    assert ([one.name for one in status.pods], status.pods_left_out) == (["web"], 1100)
 
 
 async def test_a_policy_with_a_field_that_nobody_knows_closes_and_is_told(host: Host) -> None:
