@@ -54,6 +54,7 @@ class Shop:
         self.addresses: dict[str, str] = {}
         self.places: dict[str, str] = {}
         """Paths of the pods' network namespaces, as the machine sees them."""
+        self.reach = Reach((), ())
 
     def start(self) -> None:
         spaces = {
