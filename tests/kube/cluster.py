@@ -103,7 +103,7 @@ class Cluster:
         with contextlib.suppress(RuntimeError):
             shell("ip", "netns", "del", self._underlay)
         self._remove_groups(self.name)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        wait_for(f"{self.folder} is gone", self._remove_folder, 20)
 
     def node_up(self, name: str) -> None:
         """Boot a node: a new one, or one that `node_down` has left with its disk."""
@@ -303,6 +303,11 @@ class Cluster:
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     if (group / file).exists():
                         (group / file).write_text((controller / file).read_text())
+
+    def _remove_folder(self) -> bool:
+        """What was killed may still be writing, at its very end."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return not self.folder.exists()
 
     def _remove_groups(self, path: str) -> None:
         for controller in _controllers():

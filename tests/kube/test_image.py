@@ -11,6 +11,7 @@ from tests.kube.containers import Container, unpack
 from tests.kube.places import wait_for
 from tests.kube.routers import RANGE, SECRET, Host, Server
 from tests.namespaces import can_make_namespaces
+from weavepy import __version__
 from weavepy.base.settings import Directories
 from weavepy.client.api import Api
 
@@ -80,3 +81,4 @@ def test_it_joins_a_mesh_and_installs_the_plugin(
 
     wait_for(f"it has met the others, see {containers['router'].log}", is_established, 60)
     assert api.status().datapath.running
+    assert api.status().router.version == __version__
