@@ -8,6 +8,8 @@ the start, every few minutes, and before each decision. It holds, each under a k
   owns anything, so that the ring's owners can be told from peers that are no nodes;
 - `reclaimed.NAME`: the last take-over of this peer's ranges, that is taker and epoch.
 
+An API server takes objects up to 1 MiB: room for twice as many peers as a mesh may have.
+
 What cannot be read is treated as absent, except that nothing is written over an unreadable ring.
 """
 
@@ -26,7 +28,8 @@ Value = TypeVar("Value")
 
 RING_KEY = "ring"
 MAX_RECLAIMED = 1024
-"""Take-overs that are kept on record; the ring has them all."""
+"""Take-overs that are kept on record; the ring has them all. Clusters whose nodes come and go would
+else outgrow what an object may hold."""
 
 
 class FirstRing(msgspec.Struct, frozen=True):
@@ -84,10 +87,17 @@ class Register:
     def verdicts(self) -> dict[PeerName, tuple[int, PeerName]]:
         return {peer: (one.epoch, PeerName(one.taker)) for peer, one in self.reclaimed.items()}
 
-    def oldest_reclaimed(self) -> list[str]:
-        """Return the keys that have to go so that another fits."""
-        by_age = sorted(self.reclaimed, key=lambda peer: self.reclaimed[peer].epoch)
-        return [reclaimed_key(peer) for peer in by_age[: max(0, len(by_age) - MAX_RECLAIMED + 1)]]
+    def to_forget(self, besides: PeerName) -> list[str]:
+        """Return the keys that have to go so that another take-over fits, that of `besides`.
+
+        With a take-over goes where that peer lived. If it came back, it puts that on record again.
+        """
+        by_age = sorted(
+            (peer for peer in self.reclaimed if peer != besides),
+            key=lambda peer: self.reclaimed[peer].epoch,
+        )
+        oldest = by_age[: max(0, len(by_age) - MAX_RECLAIMED + 1)]
+        return [key for peer in oldest for key in (reclaimed_key(peer), peer_key(peer))]
 
 
 def peer_key(peer: PeerName) -> str:

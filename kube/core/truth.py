@@ -151,6 +151,6 @@ def judge(
         return Adopt(record.epoch, PeerName(record.taker))
     home = register.homes.get(peer)
     written = Reclaimed(epoch, taker, home.node if home else "")
-    changes: dict[str, str | None] = dict.fromkeys(register.oldest_reclaimed())
+    changes: dict[str, str | None] = dict.fromkeys(register.to_forget(peer))
     changes[reclaimed_key(peer)] = encode(written)
     return Write(register.version, changes, epoch, taker)

@@ -126,10 +126,18 @@ def test_the_register_decides_once_on_each_death() -> None:
 
 def test_the_record_of_take_overs_is_bounded() -> None:
     many = {peer_name(number): Reclaimed(number, A) for number in range(10, 10 + MAX_RECLAIMED)}
-    written = truth.judge(Register("1", reclaimed=many), C, 0, 9999, A)
+    homes = {peer: Home(f"n{peer}", "u") for peer in many}
+    written = truth.judge(Register("1", homes=homes, reclaimed=many), C, 0, 9999, A)
     assert isinstance(written, truth.Write)
-    assert written.changes[reclaimed_key(peer_name(10))] is None
-    assert len(written.changes) == 2
+    oldest = peer_name(10)
+    assert [key for key, value in written.changes.items() if value is None] == [
+        reclaimed_key(oldest),
+        peer_key(oldest),
+    ]
+    # Until its own take-over is done it must be known where it lived.
+    again = truth.judge(Register("1", homes=homes, reclaimed=many), oldest, 10, 9999, A)
+    assert isinstance(again, truth.Write)
+    assert [*again.changes] == [reclaimed_key(oldest)]
 
 
 def test_a_register_is_read_as_it_was_written() -> None:
