@@ -12,7 +12,6 @@ from tests.kube.cluster import UNDERLAY, Cluster
 from tests.kube.installed import fetch, pod, service, start_pods
 from tests.kube.places import wait_for
 
-DNS_ADDRESS = "10.96.0.10"
 OUTSIDE = str(UNDERLAY[1])
 """The control plane's machine: on the network of the nodes, and no node."""
 
@@ -130,17 +129,15 @@ class Services:
         server = pod("dns", "n3", "/usr/bin/python3", "-c", script, record)
         server["spec"]["containers"][0] |= {"image": IMAGE, "imagePullPolicy": "IfNotPresent"}
         kube_dns = service("kube-dns", {"app": "dns"})
-        kube_dns["spec"] |= {
-            "clusterIP": DNS_ADDRESS,
-            "ports": [{"port": 53, "protocol": "UDP", "targetPort": 53}],
-        }
+        kube_dns["spec"]["ports"] = [{"port": 53, "protocol": "UDP", "targetPort": 53}]
         cluster.apply(kube_dns)
+        address = cluster.get("service", "kube-dns")["spec"]["clusterIP"]
         askers = [pod(f"asker-{node}", node, "/bin/sleep", "600") for node in cluster.nodes]
         for asker in askers:
             asker["spec"] |= {
                 "dnsPolicy": "None",
                 "dnsConfig": {
-                    "nameservers": [DNS_ADDRESS],
+                    "nameservers": [address],
                     "searches": ["default.svc.cluster.local"],
                     "options": [{"name": "ndots", "value": "5"}],
                 },
