@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from tests.e2e.conftest import MakeLab
 from tests.e2e.flow import Flow
 from tests.e2e.traffic import Stream
@@ -66,6 +68,7 @@ def test_a_blocked_port_costs_five_seconds_and_no_connection(make_lab: MakeLab) 
     assert not flow.damaged
 
 
+@pytest.mark.alone
 def test_no_frame_is_lost_while_a_router_is_killed_and_restarted(make_lab: MakeLab) -> None:
     lab = make_lab(hosts=2, containers=1, launch_options=VXLAN)
     wait_for_overlay(lab, PAIR, "fastdp")
