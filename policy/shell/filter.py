@@ -12,7 +12,9 @@ lives. Elsewhere, and while none lives, what others do to it is undone.
 
 import logging
 import os
+import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -21,7 +23,14 @@ from policy.core.table import Changes, Table, difference
 from policy.shell import script
 from policy.shell.groups import Groups, Ports
 from policy.shell.reading import Counts, Foreign, counts, understood
-from weavepy.kernel.netlink import IpInterface, explained, find_link, netlink
+from weavepy.kernel.netlink import (
+    HostError,
+    IpInterface,
+    explained,
+    find_link,
+    get_sysctl,
+    netlink,
+)
 from weavepy.kernel.nftables import NftFailed, list_table, run_transaction
 from weavepy.kernel.nftevents import TableWatch
 from weavepy.kernel.ownership import Session
@@ -29,6 +38,9 @@ from weavepy.kernel.ownership import Session
 log = logging.getLogger(__name__)
 
 FAMILIES = ("bridge", "inet")
+BR_NETFILTER = "bridge/bridge-nf-call-iptables"
+"""The sysctl that is there if the module is, whatever its value."""
+
 CALLS = ("br_nf_call_iptables", "br_nf_call_ip6tables")
 """Attributes of a bridge."""
 
@@ -186,7 +198,9 @@ class PolicyFilter:
         return (self._generation + changes.forbids) % script.GENERATIONS
 
     def _show_bridged_frames(self, shown: bool) -> bool:
-        """Returns whether it was otherwise."""
+        """Returns whether it was otherwise. Raises `HostError` if the kernel cannot."""
+        if shown:
+            require_br_netfilter()
         with explained(f"showing frames of {self._bridge} to packet filters"), netlink() as route:
             link = find_link(route, self._bridge)
             if link is None:
@@ -198,6 +212,18 @@ class PolicyFilter:
                 return False
             route.link("set", index=link.index, kind="bridge", **dict.fromkeys(CALLS, int(shown)))
             return True
+
+
+def require_br_netfilter() -> None:
+    """Without the module a bridge takes the settings, and nothing comes of them."""
+    if get_sysctl(BR_NETFILTER) is None:
+        with suppress(FileNotFoundError):
+            subprocess.run(["modprobe", "br_netfilter"], capture_output=True, check=False)
+    if get_sysctl(BR_NETFILTER) is None:
+        raise HostError(
+            "network policies cannot be enforced, as br_netfilter is not loaded: run"
+            " `modprobe br_netfilter`, and name it in /etc/modules-load.d"
+        )
 
 
 def can_log(group: int) -> bool:
