@@ -65,11 +65,10 @@ _NEIGHBOURS = (
     "mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report"
 )
 EVERYBODY = "everybody"
-_FOR_ALL = (
-    f"ip daddr @{EVERYBODY}",
-    "ip daddr { 224.0.0.0/4, 255.255.255.255 }",
-    "ip6 daddr ff00::/8",
-)
+GROUPS4, GROUPS6 = "{ 224.0.0.0/4, 255.255.255.255 }", "ff00::/8"
+_ALL = {"ip": (f"@{EVERYBODY}", GROUPS4), "ip6": (GROUPS6,)}
+_FOR_ALL = [f"{ip} daddr {every}" for ip in _ALL for every in _ALL[ip]]
+_FROM_ALL = [f"{ip} saddr {every}" for ip in _ALL for every in _ALL[ip]]
 _EXEMPT = (f"icmpv6 type {{ {_NEIGHBOURS} }}", "ip protocol igmp")
 """Of packets to groups: what a network cannot do without."""
 _IP = {4: "ip", 6: "ip6"}
@@ -81,7 +80,7 @@ GROUPS = "_groups"
 GROUP_WAYS: tuple[Way, ...] = tuple(way for way in WAYS if way[0] == "ingress")
 MARK, MARK_MASK = 0x57000000, 0xFF000000
 """Of packets that are not addressed to the pod to which the bridge takes them (`groups.py`)."""
-_MARKED = f"meta mark & {MARK_MASK:#x} == {MARK:#x}"
+MARKED = f"meta mark & {MARK_MASK:#x} == {MARK:#x}"
 
 LOG_RATE = "limit rate 5/second burst 10 packets"
 LOGGED_PODS = 4096
@@ -214,7 +213,7 @@ def fixed_chains(setting: Setting, generation: int) -> dict[str, tuple[str, list
                     "drop",
                 ],
             )
-            to_group = [f"{_MARKED} goto {name}_denied{GROUPS}"]
+            to_group = [f"{MARKED} goto {name}_denied{GROUPS}"]
             groups.append(f"meta nfproto ipv{way[1]} meta mark vmap @{name}{GROUPS}")
         for suffix, field in (("", own), (REPLIES, other)):
             chains[f"{name}_denied{suffix}"] = (
@@ -243,17 +242,20 @@ def fixed_chains(setting: Setting, generation: int) -> dict[str, tuple[str, list
     chains["forwarded"] = (
         f"{{ type filter hook forward priority {PRIORITY}; policy accept; }}",
         [
-            f"{_MARKED} jump groups",
+            # No connection of a marked packet is: see `allowed`, and `groups.py`.
             f"ct mark & {_MASK:#x} == {mark:#x} accept",
+            f"{MARKED} jump groups",
             f'iifname != "{setting.bridge}" oifname != "{setting.bridge}" accept',
             f"icmpv6 type {{ {_NEIGHBOURS} }} accept",
             *(f"meta pkttype host {for_all} drop" for for_all in _FOR_ALL),
+            # Nobody has such an address; a reply to it would go to all, as one that was judged.
+            *(f"{from_all} drop" for from_all in _FROM_ALL),
             "ct state related meta l4proto { icmp, ipv6-icmp } accept",
             "ct state { invalid, untracked } goto unjudged",
             "ct state new tcp flags & (fin | syn | rst | ack) != syn goto unjudged",
             "ct direction reply goto replies",
             *asked[""],
-            # Not marked: a frame for one of a connection to all must be asked as well.
+            # Not `allowed`: each packet to all has to be asked of each who gets it.
             "meta pkttype { broadcast, multicast } accept",
             "goto allowed",
         ],

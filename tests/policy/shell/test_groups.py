@@ -32,6 +32,7 @@ DENY = policy("deny", labels(app="web"))
 TO_ALL = ("10.1.255.255", "255.255.255.255", "239.1.2.3", "ff02::1")
 PORT, OTHER_PORT = 9000, 9001
 HEARD_S, QUIET_S = 5.0, 0.5
+ETH_P_IP = 0x0800
 
 
 class Ears:
@@ -143,6 +144,51 @@ def test_a_broadcast_in_a_frame_for_one_pod_is_a_broadcast(
         assert ears.heard(expected) == expected
 
 
+def test_a_packet_for_one_pod_in_a_frame_for_all_is_not_seen_by_others_that_are_isolated(
+    cluster: Cluster, stack: ExitStack
+) -> None:
+    a, b, _, d = cluster.place(*PODS)
+    ears = Ears(stack, {"d": d})
+    cluster.tell(DENY)
+    shout(d, A, PORT)  # the bridge learns where it is
+    raw, sniffer = (
+        stack.enter_context(
+            in_namespace(one, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+        )
+        for one in (a, b)
+    )
+    raw.bind(("eth0", 0))
+    sniffer.bind(("eth0", ETH_P_IP))
+    for target in (_mac(cluster, d), b"\xff" * 6):  # the second is of a connection that is known
+        raw.send(_frame(_mac(cluster, a), target, A, D, PORT))
+        assert ears.heard({("d", PORT)}) == {("d", PORT)}
+    cluster.tell(policy("deny", labels(app="web"), ingress=OPEN))
+    shout(a, TO_ALL[0], PORT)
+    seen = set()
+    while TO_ALL[0] not in seen and select.select([sniffer], [], [], HEARD_S)[0]:
+        seen.add(socket.inet_ntoa(sniffer.recv(100)[30:34]))
+    assert TO_ALL[0] in seen
+    assert D not in seen
+
+
+def test_a_forged_sender_opens_no_way_by_which_a_reply_reaches_all(
+    cluster: Cluster, stack: ExitStack
+) -> None:
+    a, b, _, d = cluster.place(*PODS)
+    ears = Ears(stack, {"b": b})
+    cluster.tell(DENY)
+    for address in TO_ALL[:3]:
+        for sender, frame in (
+            (a, _frame(_mac(cluster, a), _mac(cluster, d), address, D, 4000, source_port=PORT)),
+            (d, _frame(_mac(cluster, d), b"\xff" * 6, D, address, PORT)),
+        ):
+            raw = in_namespace(sender, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+            with raw:
+                raw.bind(("eth0", 0))
+                raw.send(frame)
+        assert ears.heard(()) == set(), address
+
+
 def test_neighbours_are_found_and_nobody_meets_our_marks(
     cluster: Cluster, reach: ReachMaker, stack: ExitStack
 ) -> None:
@@ -250,8 +296,10 @@ def _mac(cluster: Cluster, namespace: str) -> bytes:
     return bytes.fromhex(shown.strip().replace(":", ""))
 
 
-def _frame(source: bytes, target: bytes, address: str, other: str, port: int) -> bytes:
-    udp = struct.pack(">HHHH", 4000, port, 11, 0) + b"all"
+def _frame(
+    source: bytes, target: bytes, address: str, other: str, port: int, source_port: int = 4000
+) -> bytes:
+    udp = struct.pack(">HHHH", source_port, port, 11, 0) + b"all"
     head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0)
     head += socket.inet_aton(address) + socket.inet_aton(other)
     total = sum(struct.unpack(">10H", head))
