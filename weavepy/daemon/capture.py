@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from router.mesh.mesh import Mesh
-from router.shell.datapath import DatapathLink
+from router.shell.datapath_link import DatapathLink
 from router.sleeve.messages import StartCapture, StopCapture
 from weavepy.base.errors import UsageError
 from weavepy.base.names import PeerName

@@ -53,9 +53,10 @@ from router.mesh.mesh import AdoptedPeer, Mesh
 from router.mesh.targets import parse_address
 from router.shell import datapath, underlay
 from router.shell.address_watch import AddressWatch
+from router.shell.datapath_link import DatapathLink
 from router.shell.host import Host
 from router.shell.tcp import TcpShell
-from router.sleeve.messages import FromDatapath, SetMtu, Shutdown, Snapshot
+from router.sleeve.messages import FromDatapath, Report, SetMtu, Shutdown, Snapshot
 from router.sleeve.negotiation import Negotiator, TellDatapath
 from weavepy import __version__
 from weavepy.base.effects import LogLine
@@ -115,7 +116,7 @@ class Router:
         self._tunnel_thread = KernelThread()
         """Of its own: Open vSwitch can keep it waiting, and containers must not wait for that."""
         self._undo.callback(self._tunnel_thread.shutdown)
-        self._datapath: datapath.DatapathLink | None = None
+        self._datapath: DatapathLink | None = None
         self._reported = asyncio.Event()
 
     # --- life --------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ class Router:
             self.kubernetes = Kubernetes(self, self.objects, rng)
         self._timer = Timer(self.node.next_deadline, self._fire)
         self._tcp = TcpShell(self)
-        self._datapath = datapath.DatapathLink(connection, self._datapath_said, self._datapath_lost)
+        self._datapath = DatapathLink(connection, self._datapath_said, self._datapath_lost)
         self._tell_mtus()
         self._undo.push_async_callback(self._release_datapath)
         self._undo.push_async_callback(self._release_tunnels)
@@ -585,7 +586,7 @@ class Router:
                 await asyncio.sleep(DATAPATH_RETRY_S)
                 continue
             break
-        self._datapath = datapath.DatapathLink(connection, self._datapath_said, self._datapath_lost)
+        self._datapath = DatapathLink(connection, self._datapath_said, self._datapath_lost)
         self._tell_mtus()
         self._datapath_said(snapshot)
 
@@ -629,7 +630,7 @@ class Router:
         if self._datapath is None:
             return None
         self._reported.clear()
-        self._datapath.send(datapath.REPORT)
+        self._datapath.send(Report())
         try:
             async with asyncio.timeout(REPORT_TIMEOUT_S):
                 await self._reported.wait()

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from router.shell import datapath
-from router.shell.datapath import MAX_UNSENT_BYTES, DatapathLink, DatapathOptions, running_pid
+from router.shell.datapath import DatapathOptions, running_pid
+from router.shell.datapath_link import MAX_UNSENT_BYTES, DatapathLink
 from router.sleeve.messages import SetFastPeers, SetMtu
 
 LARGE = SetFastPeers(generation=1, fast=[], relays=[], learn={1: ["02:00:00:00:00:01"] * 5000})

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from router.mesh.mesh import Mesh
-from router.shell.datapath import DatapathLink
+from router.shell.datapath_link import DatapathLink
 from router.sleeve.messages import StartCapture, StopCapture, ToDatapath
 from tests.weavepy.daemon.mesh_rows import FAR, NEAR, NEW, Rows
 from weavepy.base.errors import UsageError, WeavepyError
