@@ -44,6 +44,8 @@ class DatapathLink:
         self._unsent: deque[tuple[bytes, socket.socket | None]] = deque()
         self._unsent_bytes = 0
         self._joiner = Joiner(from_datapath_decoder)
+        self._is_understood = True
+        """Nothing of it was refused so far."""
         connection.setblocking(False)
         asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
 
@@ -94,7 +96,9 @@ class DatapathLink:
             try:
                 message = self._joiner.take(data)
             except ProtocolError as error:
-                log.error("datapath: %s", error)
+                if self._is_understood:
+                    log.error("what the datapath says is dropped, the first for: %s", error)
+                self._is_understood = False
                 continue
             if message is None:
                 continue

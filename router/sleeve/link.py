@@ -1,18 +1,20 @@
 """The datapath's end of the socket between it and the router.
 
 The datapath listens, because it outlives routers. There is one router at a time: a newer
-connection replaces the older one. SEQPACKET keeps messages whole, so one packet is one message.
-Nothing here blocks: a router that does not read loses its connection, and finds all it missed
-in the `Snapshot` of the next one.
+connection replaces the older one, and is told first which version we are. SEQPACKET keeps messages
+whole, so one packet is one message. Nothing here blocks: a router that does not read loses its
+connection, and finds all it missed in the `Snapshot` of the next one.
 """
 
 import errno
+import logging
 import os
 import socket
 import stat
 from collections import deque
 from pathlib import Path
 
+from router.sleeve.hello import PROTOCOL, Hello
 from router.sleeve.messages import (
     MAX_MESSAGE_BYTES,
     FromDatapath,
@@ -21,7 +23,11 @@ from router.sleeve.messages import (
     to_datapath_decoder,
 )
 from router.sleeve.parts import Joiner, packets
+from weavepy import __version__
 from weavepy.base.errors import ProtocolError, WeavepyError
+from weavepy.base.wire import encode
+
+log = logging.getLogger("weavepy.datapath")
 
 SEND_BUFFER_BYTES = 8 * 1024 * 1024
 """Room for the largest snapshot, in parts, as the kernel counts it: twice."""
@@ -43,6 +49,8 @@ class RouterLink:
         """Those that came with the `StartCapture` messages that `receive` returned, in order."""
         self._router: socket.socket | None = None
         self._joiner = Joiner(to_datapath_decoder)
+        self._is_understood = True
+        """Nothing of this router's was refused so far."""
         self._listener = _listen(path)
 
     @property
@@ -65,7 +73,9 @@ class RouterLink:
         _enlarge(router)
         self._router = router
         self._joiner = Joiner(to_datapath_decoder)
-        return router
+        self._is_understood = True
+        self._send([encode(Hello(PROTOCOL, __version__, os.getpid()))])
+        return self._router
 
     def receive(self) -> list[ToDatapath]:
         """Read what waits. A router that is gone is dropped; `router` is None then."""
@@ -88,8 +98,11 @@ class RouterLink:
                 message = self._joiner.take(data)
                 if isinstance(message, StartCapture) != bool(descriptors):
                     raise ProtocolError("a descriptor too many or too few")
-            except ProtocolError:
+            except ProtocolError as error:
                 self.refused_messages += 1
+                if self._is_understood:
+                    log.warning("messages of this router are refused, the first for: %s", error)
+                self._is_understood = False
                 _close(descriptors)
                 continue
             if message is not None:
@@ -102,9 +115,16 @@ class RouterLink:
         if self._router is None:
             return
         try:
-            for packet in packets(message):
+            self._send(packets(message))
+        except ProtocolError:
+            self.drop_router()
+
+    def _send(self, ready: list[bytes]) -> None:
+        assert self._router is not None
+        try:
+            for packet in ready:
                 self._router.send(packet)
-        except (OSError, ProtocolError):
+        except OSError:
             self.drop_router()
 
     def drop_router(self) -> None:

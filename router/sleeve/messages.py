@@ -2,10 +2,11 @@
 
 They talk over a UNIX SEQPACKET socket in the run directory: one message, one packet, encoded
 by `weavepy.base.wire`; larger ones come in parts (`router.sleeve.parts`). The datapath listens,
-because it outlives the router. On each new connection it first sends a `Snapshot` of what it
-has; the router compares that with what it wants and sends only the difference. There is one
-router at a time: a newer connection replaces an older one. When the router is gone, the datapath
-carries on with what it has, rekeying included.
+because it outlives the router. On each new connection it says which version of all this it speaks
+(`router.sleeve.hello`) and then sends a `Snapshot` of what it has; the router compares that with
+what it wants and sends only the difference. There is one router at a time: a newer connection
+replaces an older one. When the router is gone, the datapath carries on with what it has, rekeying
+included.
 """
 
 import msgspec

@@ -26,6 +26,10 @@ UNDERLAY = "10.78.0.{}/24"
 UNDERLAY6 = "fd78::{}/64"
 
 
+WEAVEPY = ("-m", "weavepy")
+"""What Python runs."""
+
+
 class Host:
     """`n1` has the eleventh address of the underlay, and so on."""
 
@@ -44,27 +48,35 @@ class Host:
         self.peer = ""
         """The peer's name, once `is_settled` has seen it."""
 
-    def start(self, *options: str) -> None:
+    def start(self, *options: str, program: tuple[str, ...] = WEAVEPY) -> None:
+        """`program` takes weavepy's arguments."""
         self.folder.mkdir(exist_ok=True)
         (self.folder / "secret").write_text(SECRET)
         (self.folder / "token").write_text("token")
+        self._process = self.spawn(
+            *(*program, "kube", f"--node-name={self.name}"),
+            *(f"--api-server={self._url}", f"--secret-file={self.folder}/secret"),
+            *(f"--token-file={self.folder}/token", f"--ipalloc-range={self._pods}"),
+            *options,
+        )
+
+    def spawn(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        """Start Python on this node, with the router's directories and log."""
+        self.folder.mkdir(exist_ok=True)
         environment = os.environ | {
             "WEAVEPY_RUN_DIR": str(self.where.run),
             "WEAVEPY_STATE_DIR": str(self.where.state),
         }
+        command = ["ip", "netns", "exec", self.namespace.name, sys.executable, *arguments]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *("ip", "netns", "exec", self.namespace.name),
-                    *(sys.executable, "-m", "weavepy", "kube", f"--node-name={self.name}"),
-                    *(f"--api-server={self._url}", f"--secret-file={self.folder}/secret"),
-                    *(f"--token-file={self.folder}/token", f"--ipalloc-range={self._pods}"),
-                    *options,
-                ],
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def stop(self) -> None:
+        """The router alone, as the end of its pod does."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(timeout=20)
+        self._process = None
 
     def kill(self) -> None:
         """Router and datapath, as when the machine loses power."""

@@ -164,9 +164,20 @@ def application(service: Service) -> web.Application:
     return app
 
 
-async def serve(service: Service, path: Path) -> web.AppRunner:
+def waiting_application(why: Callable[[], str]) -> web.Application:
+    """Whatever is asked, the answer is why nothing can be done yet."""
+
+    async def refuse(request: web.Request) -> web.Response:
+        raise NotReady(why())
+
+    app = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[_failures])
+    app.router.add_route("*", "/{path:.*}", refuse)
+    return app
+
+
+async def serve(app: web.Application, path: Path) -> web.AppRunner:
     """Listen on the socket at `path`: for root, and for a group `weavepy` where there is one."""
-    runner = web.AppRunner(application(service), access_log=None, handle_signals=False)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     with contextlib.suppress(FileNotFoundError):
         path.unlink()

@@ -9,10 +9,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from weavepy.base.errors import WeavepyError
 from weavepy.client import schema
-
-StatusOf = Callable[[], Awaitable[schema.Status]]
-Render = Callable[[schema.Status], bytes]
 
 
 def not_ready(status: schema.Status) -> str:
@@ -24,12 +22,17 @@ def not_ready(status: schema.Status) -> str:
     return ""
 
 
-async def serve(status: StatusOf, render: Render, host: str, port: int) -> web.AppRunner:
-    """Raises `OSError` if the address is taken."""
+async def serve(
+    render_metrics: Callable[[], Awaitable[bytes]],
+    why_not_ready: Callable[[], Awaitable[str]],
+    host: str,
+    port: int,
+) -> web.AppRunner:
+    """Raises `WeavepyError` if the address is taken."""
 
     async def metrics(request: web.Request) -> web.Response:
         return web.Response(
-            body=render(await status()),
+            body=await render_metrics(),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
@@ -37,7 +40,7 @@ async def serve(status: StatusOf, render: Render, host: str, port: int) -> web.A
         return web.Response(text="ok\n")
 
     async def readyz(request: web.Request) -> web.Response:
-        why = not_ready(await status())
+        why = await why_not_ready()
         return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
 
     app = web.Application()
@@ -46,5 +49,12 @@ async def serve(status: StatusOf, render: Render, host: str, port: int) -> web.A
     app.router.add_get("/readyz", readyz)
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
-    await web.TCPSite(runner, host, port).start()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise WeavepyError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --http-addr, or"
+            " none with --http-addr off"
+        ) from error
     return runner

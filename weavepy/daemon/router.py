@@ -63,7 +63,7 @@ from weavepy.base.effects import LogLine
 from weavepy.base.errors import WeavepyError
 from weavepy.base.gossip import Announce, Channel, Unicast
 from weavepy.base.names import PeerName, PeerUid, ShortId
-from weavepy.daemon import api, benching, files, listener, metrics
+from weavepy.daemon import api, benching, files, listener
 from weavepy.daemon.applied import AppliedObjects
 from weavepy.daemon.attachments import Attachments
 from weavepy.daemon.capture import Capturing
@@ -72,6 +72,7 @@ from weavepy.daemon.cluster import ClusterObjects
 from weavepy.daemon.drivers import choose, drivers
 from weavepy.daemon.drops import Drops
 from weavepy.daemon.kubernetes import Kubernetes
+from weavepy.daemon.lobby import Lobby
 from weavepy.daemon.node import RING_CHANNEL, Node, WorldEffect
 from weavepy.daemon.options import Options
 from weavepy.daemon.pods import Pods
@@ -106,6 +107,8 @@ class Router:
         self.started_at = time.monotonic()
         self.snapshot: Snapshot | None = None
         """What the datapath said last; None while there is none."""
+        self.no_datapath = ""
+        """Why there is none, where that is known."""
         self.keep_datapath = options.separate_datapath
         self._forgets: tuple[Path, ...] = ()
         self._stopping = asyncio.Event()
@@ -155,7 +158,10 @@ class Router:
             offload=options.offload,
             separate=options.separate_datapath,
         )
-        connection, snapshot, adopted = await datapath.connect(self._datapath_options)
+        async with Lobby(options) as lobby:
+            connection, snapshot, adopted = await datapath.connect(
+                self._datapath_options, lobby.wait_for
+            )
         self.snapshot = snapshot
         await self._on_host(lambda: self.host.enslave(TAP))
         found = drivers(options.fastdp, options.bridge, TAP, FASTDP_PORT, esp=wanted.has_esp)
@@ -341,18 +347,13 @@ class Router:
         service = RouterService(self)
         socket = options.directories.api_socket
         self._undo.callback(socket.unlink, missing_ok=True)
-        runner = await api.serve(service, socket)
+        runner = await api.serve(api.application(service), socket)
         self._undo.push_async_callback(runner.cleanup)
         if options.http_address is not None:
-            host, port = options.http_address
-            try:
-                runner = await listener.serve(service.status, metrics.render_metrics, host, port)
-                self._undo.push_async_callback(runner.cleanup)
-            except OSError as error:
-                raise WeavepyError(
-                    f"cannot listen on {host}:{port}: {error.strerror}; choose another with"
-                    " --http-addr, or none with --http-addr off"
-                ) from error
+            runner = await listener.serve(
+                service.metrics, service.why_not_ready, *options.http_address
+            )
+            self._undo.push_async_callback(runner.cleanup)
 
     async def until_stopped(self) -> None:
         await self._stopping.wait()
@@ -575,20 +576,28 @@ class Router:
     async def _restart_datapath(self) -> None:
         while True:
             try:
-                connection, snapshot, _ = await datapath.connect(self._datapath_options)
+                connection, snapshot, _ = await datapath.connect(
+                    self._datapath_options, self._miss_datapath
+                )
                 try:
                     await self._on_host(lambda: self.host.enslave(TAP))
                 except WeavepyError:
                     connection.close()
                     raise
             except WeavepyError as error:
-                log.error("no datapath: %s", error)
+                await self._miss_datapath(str(error))
                 await asyncio.sleep(DATAPATH_RETRY_S)
                 continue
             break
         self._datapath = DatapathLink(connection, self._datapath_said, self._datapath_lost)
+        self.no_datapath = ""
         self._tell_mtus()
         self._datapath_said(snapshot)
+
+    async def _miss_datapath(self, why: str) -> None:
+        if why != self.no_datapath:
+            log.error("no datapath: %s", why)
+        self.no_datapath = why
 
     # --- the world ---------------------------------------------------------------------------
 

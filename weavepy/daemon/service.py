@@ -12,7 +12,7 @@ from router.mesh.targets import parse_address
 from weavepy import __version__
 from weavepy.base.names import PeerName
 from weavepy.client import schema
-from weavepy.daemon import status
+from weavepy.daemon import listener, metrics, status
 from weavepy.daemon.api import NotFound, NotReady
 
 if TYPE_CHECKING:
@@ -67,7 +67,10 @@ class RouterService:
         if not router.options.encrypted:
             warnings.append("traffic is NOT encrypted (--insecure)")
         if snapshot is None:
-            warnings.append("the datapath is not running: containers of other hosts are cut off")
+            why = f" ({router.no_datapath})" if router.no_datapath else ""
+            warnings.append(
+                f"the datapath is not running{why}: containers of other hosts are cut off"
+            )
         policy = await router.policies.summary()
         if policy is not None and policy.faulty:
             warnings.append(
@@ -111,6 +114,12 @@ class RouterService:
                 router.chosen, FASTDP_PORT, fast_rows, await router.tunnels.counters(), mesh
             ),
         )
+
+    async def metrics(self) -> bytes:
+        return metrics.render_metrics(await self.status())
+
+    async def why_not_ready(self) -> str:
+        return listener.not_ready(await self.status())
 
     async def report(self) -> schema.Report:
         router = self._router

@@ -7,10 +7,13 @@ import socket
 import sys
 from pathlib import Path
 
+import pytest
+
 from router.shell import datapath
 from router.shell.datapath import DatapathOptions, running_pid
 from router.shell.datapath_link import MAX_UNSENT_BYTES, DatapathLink
-from router.sleeve.messages import SetFastPeers, SetMtu
+from router.sleeve.messages import FromDatapath, SessionDown, SetFastPeers, SetMtu
+from weavepy.base.wire import encode
 
 LARGE = SetFastPeers(generation=1, fast=[], relays=[], learn={1: ["02:00:00:00:00:01"] * 5000})
 
@@ -54,6 +57,29 @@ async def test_a_datapath_that_takes_nothing_is_lost_before_much_waits_for_it() 
     assert len(lost) == 1
     theirs.close()
     _other.close()
+
+
+async def test_what_a_newer_datapath_says_and_nobody_knows_is_dropped_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    heard: list[FromDatapath] = []
+    done = asyncio.Event()
+
+    def hear(message: FromDatapath) -> None:
+        heard.append(message)
+        done.set()
+
+    link = DatapathLink(ours, hear, pytest.fail)
+    for number in range(3):
+        theirs.send(encode({"type": "Novelty", "number": number}))
+    theirs.send(encode({"type": "SessionDown", "peer": "p", "reason": "why", "since_s": 3}))
+    await asyncio.wait_for(done.wait(), 5)
+    assert heard == [SessionDown("p", "why")]
+    assert len(caplog.messages) == 1
+    assert "Novelty" in caplog.text
+    link.close()
+    theirs.close()
 
 
 async def test_what_waits_is_sent_once_the_datapath_takes_it() -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 
+from router.sleeve.hello import PROTOCOL, hello_decoder
 from router.sleeve.messages import (
     MAX_MESSAGE_BYTES,
     Epoch,
@@ -153,6 +154,7 @@ class Host:
         self.joiner = Joiner(from_datapath_decoder)
         self.link.connect(str(self.socket_path))
         self.link.settimeout(10.0)
+        assert hello_decoder.decode(self.link.recv(MAX_MESSAGE_BYTES)).protocol == PROTOCOL
         self.read_until_snapshot()
 
     def disconnect(self) -> None:

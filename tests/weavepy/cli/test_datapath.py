@@ -1,7 +1,9 @@
 """A datapath that nobody's router has started: whole processes, in a network namespace."""
 
+import asyncio
 import dataclasses
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from router.shell.datapath import DatapathError, DatapathOptions
 from router.sleeve.messages import Snapshot
 from tests.namespaces import Namespaces, can_make_namespaces
 from weavepy.base.settings import DEFAULT_PORT, Directories
+from weavepy.base.wire import encode
 
 pytestmark = [
     pytest.mark.root,
@@ -61,8 +64,17 @@ def options(tmp_path: Path) -> DatapathOptions:
     )
 
 
-async def met(options: DatapathOptions) -> Snapshot:
-    connection, snapshot, adopted = await datapath.connect(options)
+async def be_patient(why: str) -> None:
+    """It is only just starting."""
+
+
+async def refuse(why: str) -> None:
+    raise DatapathError(why)
+
+
+async def met(options: DatapathOptions, waits: datapath.Waits = be_patient) -> Snapshot:
+    async with asyncio.timeout(20):
+        connection, snapshot, adopted = await datapath.connect(options, waits)
     connection.close()
     assert adopted, "it is not ours to end"
     return snapshot
@@ -89,13 +101,28 @@ async def test_one_with_other_options_is_refused_and_left_alone(
     process = start()
     await met(options)
     with pytest.raises(DatapathError, match=f"other options.*port {DEFAULT_PORT}"):
-        await met(dataclasses.replace(options, port=1))
+        await met(dataclasses.replace(options, port=1), refuse)
     assert (await met(options)).pid == process.pid
 
 
 async def test_where_there_is_none_a_router_says_what_to_start(
-    options: DatapathOptions, monkeypatch: pytest.MonkeyPatch
+    options: DatapathOptions,
 ) -> None:
-    monkeypatch.setattr(datapath, "SEPARATE_TIMEOUT_S", 0.1)
     with pytest.raises(DatapathError, match="start `weavepy datapath`"):
-        await met(options)
+        await met(options, refuse)
+
+
+async def test_one_of_before_versions_were_told_is_refused_by_saying_so(
+    options: DatapathOptions,
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(options.socket))
+        listener.listen()
+        asking = asyncio.create_task(met(options, refuse))
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        router, _ = await asyncio.wait_for(loop.sock_accept(listener), 5)
+        with router:
+            await loop.sock_sendall(router, encode({"type": "Snapshot", "pid": 1}))
+            with pytest.raises(DatapathError, match="no datapath that we understand"):
+                await asking

@@ -180,6 +180,26 @@ def test_stop_ends_the_datapath_that_a_killed_router_left(inside: Command) -> No
     _until_ended(datapath)
 
 
+def test_a_datapath_of_another_version_is_ended_and_replaced(inside: Command) -> None:
+    """It was left by `stop --keep-datapath` before the package was upgraded, say."""
+    where = _directories(inside)
+    where.run.mkdir(parents=True, exist_ok=True)
+    program = "from router.sleeve import hello; hello.PROTOCOL = 0;"
+    program += "from router.sleeve.process import main; main()"
+    files = ("--socket", str(where.datapath_socket), "--pid-file", str(where.datapath_pid_file))
+    command = (*inside.prefix, "setsid", "--fork", sys.executable, "-c", program, *files)
+    subprocess.run(command, check=True, timeout=10)
+    deadline = time.monotonic() + 5
+    while not where.datapath_socket.exists() or not where.datapath_pid_file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    left = int(where.datapath_pid_file.read_text())
+    assert inside("launch", "--detach").returncode == 0
+    _until_ended(left)
+    assert int(where.datapath_pid_file.read_text()) != left
+    assert "speaks protocol 0, this router speaks 1" in where.log_file.read_text()
+
+
 def test_in_the_foreground_it_ends_with_0_on_sigterm(inside: Command) -> None:
     process = subprocess.Popen(
         inside.arguments("launch"),
