@@ -5,7 +5,9 @@ hands datagrams to `engine`, and ends each turn with `end_turn`.
 """
 
 import argparse
+import contextlib
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -31,6 +33,10 @@ MAX_FRAME_BYTES_PER_TURN = 4 * 65_536
 
 MAX_WAIT_S = 60.0
 
+PULSE_S = 2.0
+"""How often the pid file's time is renewed. Whoever wants to know whether we live looks at that,
+without asking: our socket is for one router at a time, and a probe must not cost it."""
+
 
 class Datapath:
     def __init__(
@@ -53,6 +59,8 @@ class Datapath:
         encrypted = not options.insecure
         self.tap = tap
         self.link = link
+        self._pid_file = options.pid_file
+        self._pulse_at = now
         self.engine = Engine(
             Switch(MacTable()), tap, rng, encrypted=encrypted, bundling=not portable
         )
@@ -101,7 +109,7 @@ class Datapath:
     @property
     def next_at(self) -> float:
         """When to end a turn at the latest, though nothing came."""
-        return min(self.steering.next_at, self.engine.release_at)
+        return min(self.steering.next_at, self.engine.release_at, self._pulse_at)
 
     def end_turn(self, now: float) -> None:
         if now >= self.engine.release_at:
@@ -115,6 +123,16 @@ class Datapath:
             self.steering.handle_timeout(now)
         if now >= self.shield.check_at:
             self.shield.check(self.engine.unwanted, now)
+        if now >= self._pulse_at:
+            self._pulse_at = now + PULSE_S
+            self._show_life()
+
+    def _show_life(self) -> None:
+        try:
+            os.utime(self._pid_file)
+        except OSError:
+            with contextlib.suppress(OSError):  # a disk that takes nothing must not stop frames
+                self._pid_file.write_text(f"{os.getpid()}\n")
 
     def _peers(self) -> list[tuple[int, str]]:
         epochs = self.engine.epochs.items()

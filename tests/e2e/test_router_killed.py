@@ -86,6 +86,11 @@ def test_a_datapath_that_hangs_is_killed_before_another_starts(make_lab: MakeLab
     hung = datapath_pid(lab, "h2")
     assert hung is not None
     os.kill(hung, signal.SIGSTOP)
+    wait_for(
+        lambda: " ".join(lab.api("h2").status().router.warnings),
+        lambda said: "the datapath does not answer" in said,
+        10.0,
+    )
     lab.router("h2", "kill")
     lab.router("h2", "start")
 

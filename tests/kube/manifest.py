@@ -20,5 +20,12 @@ def daemon_set(name: str = "weavepy") -> Object:
     return found
 
 
+def probe_of_datapath() -> list[str]:
+    """What kubelet has run in its container: it lives if that ends with 0."""
+    (container,) = daemon_set("weavepy-datapath")["spec"]["template"]["spec"]["containers"]
+    command: list[str] = container["livenessProbe"]["exec"]["command"]
+    return command
+
+
 def of_kind(kind: str, among: list[Object] | None = None) -> list[Object]:
     return [found for found in among or objects() if found["kind"] == kind]

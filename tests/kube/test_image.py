@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.kube.containers import Container, unpack
+from tests.kube.manifest import probe_of_datapath
 from tests.kube.places import wait_for
 from tests.kube.routers import RANGE, SECRET, Host, Server
 from tests.namespaces import can_make_namespaces
@@ -81,4 +82,5 @@ def test_it_joins_a_mesh_and_installs_the_plugin(
 
     wait_for(f"it has met the others, see {containers['router'].log}", is_established, 60)
     assert api.status().datapath.running
+    assert containers["datapath"].ends_well(probe_of_datapath())
     assert api.status().router.version == __version__

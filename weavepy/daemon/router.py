@@ -109,6 +109,8 @@ class Router:
         """What the datapath said last; None while there is none."""
         self.no_datapath = ""
         """Why there is none, where that is known."""
+        self.is_datapath_silent = False
+        """It did not answer when it was asked last."""
         self.keep_datapath = options.separate_datapath
         self._forgets: tuple[Path, ...] = ()
         self._stopping = asyncio.Event()
@@ -475,6 +477,7 @@ class Router:
     def _datapath_said(self, message: FromDatapath) -> None:
         if isinstance(message, Snapshot):
             self.snapshot = message
+            self.is_datapath_silent = False
             self._reported.set()
         self.node.handle_datapath(message, self._now())
         self._timer.arm()
@@ -644,7 +647,9 @@ class Router:
             async with asyncio.timeout(REPORT_TIMEOUT_S):
                 await self._reported.wait()
         except TimeoutError:
-            log.warning("the datapath does not answer")
+            if not self.is_datapath_silent:
+                log.warning("the datapath does not answer")
+            self.is_datapath_silent = True
         return self.snapshot
 
     async def _on_host(self, work: Callable[[], Result]) -> Result:

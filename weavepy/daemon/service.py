@@ -71,6 +71,8 @@ class RouterService:
             warnings.append(
                 f"the datapath is not running{why}: containers of other hosts are cut off"
             )
+        elif router.is_datapath_silent:
+            warnings.append("the datapath does not answer: it hangs, or is kept from running")
         policy = await router.policies.summary()
         if policy is not None and policy.faulty:
             warnings.append(

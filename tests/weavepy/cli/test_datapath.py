@@ -3,9 +3,11 @@
 import asyncio
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +15,10 @@ import pytest
 
 from router.shell import datapath
 from router.shell.datapath import DatapathError, DatapathOptions
+from router.sleeve.datapath import PULSE_S
 from router.sleeve.messages import Snapshot
+from tests.kube.manifest import probe_of_datapath
+from tests.kube.places import wait_for
 from tests.namespaces import Namespaces, can_make_namespaces
 from weavepy.base.settings import DEFAULT_PORT, Directories
 from weavepy.base.wire import encode
@@ -25,7 +30,7 @@ pytestmark = [
     ),
 ]
 
-Start = Callable[[], "subprocess.Popen[bytes]"]
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -34,10 +39,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
     namespace = places.add("dp")
     started: list[subprocess.Popen[bytes]] = []
 
-    def start_one() -> "subprocess.Popen[bytes]":
+    def start_one(*options: str) -> "subprocess.Popen[bytes]":
         command = ["ip", "netns", "exec", namespace.name, sys.executable, "-m", "weavepy"]
         environment = os.environ | {"WEAVEPY_RUN_DIR": str(tmp_path)}
-        started.append(subprocess.Popen([*command, "datapath"], env=environment))
+        started.append(subprocess.Popen([*command, "datapath", *options], env=environment))
         return started[-1]
 
     yield start_one
@@ -126,3 +131,50 @@ async def test_one_of_before_versions_were_told_is_refused_by_saying_so(
             await loop.sock_sendall(router, encode({"type": "Snapshot", "pid": 1}))
             with pytest.raises(DatapathError, match="no datapath that we understand"):
                 await asking
+
+
+@pytest.fixture
+def lives(options: DatapathOptions) -> Callable[[], bool]:
+    """What kubelet would find, if it looked now."""
+    command = [
+        word.replace("/run/weavepy/datapath.pid", str(options.pid_file))
+        for word in probe_of_datapath()
+    ]
+    return lambda: subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def an_hour_passes(options: DatapathOptions) -> None:
+    """Without a sign of life."""
+    before = time.time() - 3600
+    os.utime(options.pid_file, (before, before))
+
+
+def test_the_probe_finds_a_datapath_that_hangs_and_no_other(
+    start: Start, options: DatapathOptions, lives: Callable[[], bool]
+) -> None:
+    assert not lives()
+    process = start()
+    wait_for("it lives", lives)
+    an_hour_passes(options)
+    assert not lives()
+    wait_for("it shows that it lives, with nothing to do and no router", lives)
+
+    process.send_signal(signal.SIGSTOP)
+    an_hour_passes(options)
+    time.sleep(PULSE_S + 1)
+    assert not lives()
+    process.send_signal(signal.SIGCONT)
+    wait_for("it goes on", lives)
+
+    options.pid_file.unlink()
+    wait_for("it is not taken for dead because somebody tidied up", lives)
+    assert int(options.pid_file.read_text()) == process.pid
+
+
+def test_the_probe_finds_the_portable_one_alive(
+    start: Start, options: DatapathOptions, lives: Callable[[], bool]
+) -> None:
+    start("--no-offload")
+    wait_for("it lives", lives)
+    an_hour_passes(options)
+    wait_for("it shows it again", lives)
