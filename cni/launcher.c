@@ -33,6 +33,9 @@
 #define RUN_DIRECTORY "/run/weavepy"
 #define RUN_VARIABLE "WEAVEPY_RUN_DIR"
 #define SOCKET_NAME "weavepy.sock"
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8u
+#endif
 #define VERSIONS "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":" \
     "[\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"
 
@@ -244,13 +247,15 @@ static bool ask(const struct sockaddr_un *router, int timeout_s)
     return true;
 }
 
-/* A descriptor of a file that is nowhere, at its beginning. */
+/* The descriptor of a file that is nowhere, at its beginning; -1 if there can be none. A hardened
+ * kernel wants to know that nobody executes it, one before 6.3 does not understand that. */
 static int in_memory(const struct text *text)
 {
-    int file = memfd_create("weavepy-cni", 0);
-    if (file >= 0 && (!write_all(file, text->bytes, text->length) || lseek(file, 0, SEEK_SET) != 0))
-        return -1;
-    return file;
+    int file = memfd_create("weavepy-cni", MFD_NOEXEC_SEAL);
+    if (file < 0)
+        file = memfd_create("weavepy-cni", 0);
+    bool is_there = file >= 0 && write_all(file, text->bytes, text->length);
+    return is_there && lseek(file, 0, SEEK_SET) == 0 ? file : -1;
 }
 
 /* It is the end of this file, before its own length as eight digits and a line's end. */
@@ -272,20 +277,20 @@ static bool read_script(void)
  * read, and complains. `begun` is the argument that says when the router was asked, if it was. */
 static void become_python(const char *name, bool has_input, char *begun)
 {
-    char script_path[32], answer_file[16];
-    int file, input;
-    if (!read_script() || (file = in_memory(&script)) < 0)
+    char script_path[32], answer_argument[16];
+    if (!read_script())
         return;
-    if (has_input && ((input = in_memory(&config)) < 0 || dup2(input, STDIN_FILENO) < 0))
+    int script_file = in_memory(&script), input = in_memory(&config), heard = in_memory(&answer);
+    if (script_file < 0 || heard < 0 || (has_input && dup2(input, STDIN_FILENO) < 0))
         return;
-    snprintf(script_path, sizeof script_path, "/proc/self/fd/%d", file);
-    snprintf(answer_file, sizeof answer_file, "%d", begun ? in_memory(&answer) : -1);
-    /* Its first line is what the kernel would go by: interpreter and flags. */
+    snprintf(script_path, sizeof script_path, "/proc/self/fd/%d", script_file);
+    snprintf(answer_argument, sizeof answer_argument, "%d", heard);
+    /* The script's first line says what the kernel would run: interpreter and flags. */
     char *rest = script.bytes + strlen("#!");
     char *interpreter = strsep(&rest, " \n"), *flags = strsep(&rest, " \n");
     if (rest)
         execv(interpreter, (char *[]){interpreter, flags, script_path, (char *)name,
-                                      begun ? answer_file : NULL, begun, NULL});
+                                      begun ? answer_argument : NULL, begun, NULL});
 }
 
 static int fail(int code, const char *message)
