@@ -108,6 +108,13 @@ def check_environment(environment: "Mapping[str, str]") -> str:
     return verb
 
 
+def understand(environment: "Mapping[str, str]", data: bytes) -> Call:
+    """Not checked yet."""
+    if environment["CNI_COMMAND"] == "VERSION" and not data.strip():
+        data = b"{}"
+    return Call(environment, decode_config(data))
+
+
 def check(call: Call) -> None:
     """Raise the `CniError` for the first thing that is wrong with the configuration."""
     if call.verb == "VERSION":

@@ -1,9 +1,12 @@
 """Making the plugin one executable file that needs nothing but a Python interpreter.
 
 A zip archive would do, and cost 5 ms per run: the interpreter then imports `runpy`, `zipimport` and
-what these import. Here it is a script whose modules lie in it as marshalled code. What ADD and DEL
-need (`quick.py`) comes first, alone; the rest is unpacked only if that does not do. An interpreter
-of another version compiles their source, which is there too.
+what these import. Here it is a script whose modules lie in it as marshalled code. What a verb needs
+if all is well (`quick.py`) comes first, alone; the rest is unpacked only if that does not do. An
+interpreter of another version compiles their source, which is there too.
+
+The script has an argument only if `launcher.c` runs it, which was quicker: the plugin's name, and
+where the router's answer is and when was asked for it, if it was.
 """
 
 import importlib.util
@@ -13,8 +16,6 @@ import tempfile
 import zlib
 from pathlib import Path
 from types import CodeType
-
-from cni.conflist import PLUGIN
 
 MODULES = (
     "cni",
@@ -44,11 +45,14 @@ from _frozen_importlib_external import MAGIC_NUMBER
 with open(__file__, "rb") as file:
     *_, quick, compiled, sources = (line[2:] for line in file.read().splitlines())
 ours = MAGIC_NUMBER == bytes.fromhex("{magic}")
+name, *told = sys.argv[1:] or [__file__.rpartition("/")[2]]
 given = ()
-if ours and __file__.endswith("/{name}"):
+if told:
+    given = None, (open(int(told[0]), "rb").read(), float(told[1]))
+elif ours and not sys.argv[1:]:
     space = {{"__name__": "quick"}}
     exec(marshal.loads(bytes.fromhex(quick.decode())), space)
-    given = space["run"]()
+    given = space["run"](name)
 
 import zlib
 
@@ -74,7 +78,7 @@ class Finder:
 sys.meta_path.insert(0, Finder)
 from cni.plugin import start
 
-start(*given)
+start(name, *given)
 # {quick}
 # {compiled}
 # {sources}
@@ -95,7 +99,6 @@ def script(interpreter: str = INTERPRETER) -> bytes:
         interpreter=interpreter,
         flags=FLAGS,
         magic=importlib.util.MAGIC_NUMBER.hex(),
-        name=PLUGIN,
         quick=marshal.dumps(compiled["cni.quick"]).hex(),
         compiled=_packed(compiled),
         sources=_packed(sources),

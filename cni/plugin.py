@@ -34,10 +34,6 @@ STATE_DIRECTORY = "/var/lib/weavepy"
 ADD_TIMEOUT_S = 30.0
 """For an address, should the ring have to ask for one; the rest takes milliseconds."""
 
-MARGIN_S = 10.0
-VERB_TIMEOUT_S = 20.0
-STATUS_TIMEOUT_S = 2.0
-
 
 def main(
     name: str,
@@ -50,40 +46,47 @@ def main(
     `data` is standard input, if it was read already, and `answer` what the router said to `quick`,
     and when that asked.
     """
-    version = calls.VERSIONS[-1]
+    call = None
     try:
         calls.check_environment(environment)
-        if data is None:
-            data = calls.read_input()
-        if environment["CNI_COMMAND"] == "VERSION" and not data.strip():
-            data = b"{}"
-        call = Call(environment, calls.decode_config(data))
-        if call.version in calls.VERSIONS:
-            version = call.version
+        call = calls.understand(environment, calls.read_input() if data is None else data)
         calls.check(call)
-        outcome = Plugin(call, ipam_only=name == IPAM_NAME, answer=answer).run()
+        outcome = Plugin(call, name, answer).run()
     except CniError as error:
-        _log(environment, error)
-        failure = {"cniVersion": version, "code": error.code, "msg": error.message}
-        if error.details:
-            failure["details"] = error.details
-        _print(failure)
+        sys.stderr.write(failure_line(environment, error))
+        _write(failure(call, error))
         return 1
-    if outcome is not None:
-        _print(outcome)
+    _write(printed(outcome))
     return 0
 
 
+def printed(outcome: "dict[str, Any] | None") -> bytes:
+    return text.encode(outcome).encode() + b"\n" if outcome is not None else b""
+
+
+def failure(call: "Call | None", error: CniError) -> bytes:
+    """What is printed then, in the version that was asked for if that could be read."""
+    version = call.version if call and call.version in calls.VERSIONS else calls.VERSIONS[-1]
+    told = {"cniVersion": version, "code": error.code, "msg": error.message}
+    return printed(told | ({"details": error.details} if error.details else {}))
+
+
+def failure_line(environment: "Mapping[str, str]", error: CniError) -> str:
+    """The same for people."""
+    verb, container = environment.get("CNI_COMMAND", "?"), environment.get("CNI_CONTAINERID", "")
+    details = f" ({error.details})" if error.details else ""
+    line = f"weavepy: {verb} {container}: {error.message}{details} [{error.code}]"
+    return line.replace("\n", " ") + "\n"
+
+
 class Plugin:
-    def __init__(
-        self, call: Call, ipam_only: bool = False, answer: "tuple[bytes, float] | None" = None
-    ) -> None:
-        """`answer` is the router's to the question that this would put, if it was put already, and
-        when that was."""
+    def __init__(self, call: Call, name: str, answer: "tuple[bytes, float] | None" = None) -> None:
+        """`name` is what it runs under. `answer` is the router's to the question that this would
+        put, if it was put already, and when that was."""
         self.call = call
         self._answer = answer[0] if answer else None
         self._begun = answer[1] if answer else time.time()
-        self._kind = "addresses" if ipam_only else "interface"
+        self._kind = "addresses" if name == IPAM_NAME else "interface"
         """What the attachment is, for the router."""
         run = call.value("runDir", str, "") or call.environment.get(quick.RUN_VARIABLE)
         state = call.value("stateDir", str, "") or call.environment.get("WEAVEPY_STATE_DIR")
@@ -96,113 +99,142 @@ class Plugin:
                 return self._add()
             case "DEL":
                 self._del()
-            case "CHECK":
-                self._check()
-            case "GC":
-                self._gc()
             case "STATUS":
                 self._status()
             case "VERSION":
-                return {
-                    "cniVersion": self.call.version or calls.VERSIONS[-1],
-                    "supportedVersions": list(calls.VERSIONS),
-                }
+                return self.versions()
+            case _:
+                return self.outcome(self._ask(self.question()), self._failure_of_other())
         return None
 
     # --- verbs -----------------------------------------------------------------------------------
 
-    def _add(self) -> "dict[str, Any]":
-        call = self.call
-        request = self.attachment() | self.wishes()
+    def _add(self) -> "dict[str, Any] | None":
+        request = self.question()
         ipam = self.other_ipam()
         if ipam:
             from cni import delegate
 
-            request |= _given(delegate.run(call, ipam))
+            request |= _given(delegate.run(self.call, ipam))
         try:
-            answer = self._ask("/v1/cni/add", request, ADD_TIMEOUT_S + MARGIN_S)
+            answer = self._ask(request)
         except CniError:
             if ipam:
                 self._undo_other(ipam)
             raise
-        if self._kind == "addresses":
-            return result.of_addresses(call, answer)
-        return result.of_interface(call, answer)
+        return self.outcome(answer)
 
     def _del(self) -> None:
         try:
-            self._put("/v1/cni/del", self.attachment(), VERB_TIMEOUT_S)
+            self._put(self.question())
         except (link.RouterAway, link.AnswerLost, PermissionError) as error:
             self._write_down(str(error))
         except link.Refused as error:
-            raise _refusal(error) from error
-        ipam = self.other_ipam()
-        if ipam:
-            from cni import delegate
-
-            delegate.run(self.call, ipam)
-
-    def _check(self) -> None:
-        call = self.call
-        before = call.section("prevResult")
-        if not before and self._kind == "interface":
-            raise CniError(BAD_CONFIG, "CHECK needs the prevResult of ADD")
-        request = self.attachment() | {"previous": _previous(call, before)}
-        answer = self._ask("/v1/cni/check", request, VERB_TIMEOUT_S)
-        wrong = [str(finding) for finding in answer["findings"]]
-        ipam = self.other_ipam()
-        if ipam:
-            from cni import delegate
-
-            try:
-                delegate.run(call, ipam)
-            except CniError as error:
-                wrong.append(error.message)
-        if wrong:
-            raise CniError(NOT_AS_IT_SHOULD_BE, wrong[0], "; ".join(wrong[1:]))
-
-    def _gc(self) -> None:
-        call = self.call
-        valid = call.value("cni.dev/valid-attachments", list, None)
-        if valid is None:
-            raise CniError(BAD_CONFIG, "GC needs cni.dev/valid-attachments: nothing was freed")
-        request = {
-            "network": call.network,
-            "kind": self._kind,
-            "valid": [_valid(attachment) for attachment in valid],
-        }
-        answer = self._ask("/v1/cni/gc", request, VERB_TIMEOUT_S + MARGIN_S)
-        errors = [str(error) for error in answer["errors"]]
-        ipam = self.other_ipam()
-        if ipam:
-            from cni import delegate
-
-            try:
-                delegate.run(call, ipam)
-            except CniError as error:
-                errors.append(error.message)
-        if errors:
-            raise CniError(FAILED, f"{len(errors)} were not freed: {errors[0]}", "; ".join(errors))
+            raise refusal(error.code, error.message) from error
+        self._run_other()
 
     def _status(self) -> None:
-        request = {"network": self.call.network, "subnet": self._subnet()}
         try:
-            answer = self._put("/v1/cni/status", request, STATUS_TIMEOUT_S)
+            answer = self._put(self.question())
         except (link.RouterAway, link.AnswerLost, PermissionError) as error:
             raise CniError(UNAVAILABLE, "the router does not answer", str(error)) from error
         except link.Refused as error:
-            raise _refusal(error) from error
-        if answer["code"]:
-            raise CniError(int(answer["code"]), str(answer["message"]))
+            raise refusal(error.code, error.message) from error
+        self.outcome(answer)
+        self._run_other()
+
+    def versions(self) -> "dict[str, Any]":
+        return {
+            "cniVersion": self.call.version or calls.VERSIONS[-1],
+            "supportedVersions": list(calls.VERSIONS),
+        }
+
+    def outcome(self, answer: "dict[str, Any]", other: str = "") -> "dict[str, Any] | None":
+        """What the router's answer to `question` comes to; `other` is how another IPAM plugin
+        failed."""
+        call = self.call
+        more = [other] if other else []
+        match call.verb:
+            case "ADD" if self._kind == "addresses":
+                return result.of_addresses(call, answer)
+            case "ADD":
+                return result.of_interface(call, answer)
+            case "CHECK":
+                wrong = [str(finding) for finding in answer["findings"]] + more
+                if wrong:
+                    raise CniError(NOT_AS_IT_SHOULD_BE, wrong[0], "; ".join(wrong[1:]))
+            case "GC":
+                errors = [str(error) for error in answer["errors"]] + more
+                if errors:
+                    message = f"{len(errors)} were not freed: {errors[0]}"
+                    raise CniError(FAILED, message, "; ".join(errors))
+            case "STATUS":
+                if answer["code"]:
+                    raise CniError(int(answer["code"]), str(answer["message"]))
+        return None
+
+    # --- another IPAM plugin ---------------------------------------------------------------------
+
+    def other_ipam(self) -> str:
+        """The IPAM plugin that is to give the addresses, "" if the router is."""
+        if self._kind == "addresses":
+            return ""
+        kind = self.call.section("ipam").get("type") or ""
+        if not isinstance(kind, str):
+            raise CniError(BAD_CONFIG, f"ipam.type {kind!r} is not a name")
+        return "" if kind == IPAM_NAME else kind
+
+    def _run_other(self) -> None:
         ipam = self.other_ipam()
         if ipam:
             from cni import delegate
 
             delegate.run(self.call, ipam)
 
+    def _failure_of_other(self) -> str:
+        try:
+            self._run_other()
+        except CniError as error:
+            return error.message
+        return ""
+
+    def _undo_other(self, ipam: str) -> None:
+        from cni import delegate
+
+        environment = dict(self.call.environment) | {"CNI_COMMAND": "DEL"}
+        try:
+            delegate.run(Call(environment, self.call.config), ipam)
+        except CniError as error:
+            sys.stderr.write(failure_line(environment, error))
+
     # --- requests --------------------------------------------------------------------------------
 
-    def attachment(self) -> "dict[str, Any]":
+    def question(self) -> "dict[str, Any]":
+        """What the router is asked."""
+        call = self.call
+        match call.verb:
+            case "ADD":
+                return self._attachment() | self._wishes()
+            case "DEL":
+                return self._attachment()
+            case "CHECK":
+                before = call.section("prevResult")
+                if not before and self._kind == "interface":
+                    raise CniError(BAD_CONFIG, "CHECK needs the prevResult of ADD")
+                return self._attachment() | {"previous": _previous(call, before)}
+            case "GC":
+                valid = call.value("cni.dev/valid-attachments", list, None)
+                if valid is None:
+                    raise CniError(
+                        BAD_CONFIG, "GC needs cni.dev/valid-attachments: nothing was freed"
+                    )
+                named = [_valid(attachment) for attachment in valid]
+                return {"network": call.network, "kind": self._kind, "valid": named}
+            case "STATUS":
+                return {"network": call.network, "subnet": self._subnet()}
+        raise AssertionError(call.verb)
+
+    def _attachment(self) -> "dict[str, Any]":
         call = self.call
         return {
             "network": call.network,
@@ -212,7 +244,7 @@ class Plugin:
             "kind": self._kind,
         }
 
-    def wishes(self) -> "dict[str, Any]":
+    def _wishes(self) -> "dict[str, Any]":
         call = self.call
         runtime, arguments = call.section("runtimeConfig"), call.section("args", "cni")
         ips = _texts(runtime, "ips") or _texts(arguments, "ips")
@@ -259,27 +291,9 @@ class Plugin:
             raise CniError(BAD_CONFIG, f"ipam.subnet {subnet!r} is not a subnet")
         return subnet
 
-    def other_ipam(self) -> str:
-        """The IPAM plugin that is to give the addresses, "" if the router is."""
-        if self._kind == "addresses":
-            return ""
-        kind = self.call.section("ipam").get("type") or ""
-        if not isinstance(kind, str):
-            raise CniError(BAD_CONFIG, f"ipam.type {kind!r} is not a name")
-        return "" if kind == IPAM_NAME else kind
-
-    def _undo_other(self, ipam: str) -> None:
-        from cni import delegate
-
-        environment = dict(self.call.environment) | {"CNI_COMMAND": "DEL"}
+    def _ask(self, request: "dict[str, Any]") -> "dict[str, Any]":
         try:
-            delegate.run(Call(environment, self.call.config), ipam)
-        except CniError as error:
-            _log(environment, error)
-
-    def _ask(self, path: str, request: "dict[str, Any]", timeout_s: float) -> "dict[str, Any]":
-        try:
-            return self._put(path, request, timeout_s)
+            return self._put(request)
         except link.RouterAway as error:
             raise CniError(TRY_AGAIN, "the router is not running", str(error)) from error
         except link.AnswerLost as error:
@@ -288,14 +302,15 @@ class Plugin:
                 self._write_down(str(error), {journal.BEGUN: repr(self._begun)})
             raise CniError(TRY_AGAIN, "the router did not answer", str(error)) from error
         except link.Refused as error:
-            raise _refusal(error) from error
+            raise refusal(error.code, error.message) from error
         except PermissionError as error:
             raise CniError(IO_FAILURE, f"not allowed to ask the router: {error}") from error
 
-    def _put(self, path: str, request: "dict[str, Any]", timeout_s: float) -> "dict[str, Any]":
+    def _put(self, request: "dict[str, Any]") -> "dict[str, Any]":
         if self._answer is not None:
             return link.decode(self._answer)
-        return link.ask(self.socket, path, request, timeout_s)
+        verb = self.call.verb
+        return link.ask(self.socket, f"/v1/cni/{verb.lower()}", request, quick.TIMEOUTS_S[verb])
 
     def _write_down(self, why: str, more: "Mapping[str, str] | None" = None) -> None:
         call = self.call
@@ -312,8 +327,9 @@ class Plugin:
             raise CniError(TRY_AGAIN, f"the router does not answer: {why}", str(error)) from error
 
 
-def _refusal(error: link.Refused) -> CniError:
-    return CniError(OF_ROUTER.get(error.code, FAILED), error.message)
+def refusal(code: str, message: str) -> CniError:
+    """By the code of the router's `Failure`."""
+    return CniError(OF_ROUTER.get(code, FAILED), message)
 
 
 def _texts(section: "dict[str, Any]", key: str) -> "list[str]":
@@ -376,32 +392,22 @@ def _objects(section: "dict[str, Any]", key: str) -> "list[dict[str, Any]]":
     return found
 
 
-def _print(answer: "dict[str, Any]") -> None:
-    data = text.encode(answer).encode() + b"\n"
+def _write(data: bytes) -> None:
     while data:
         data = data[os.write(1, data) :]
 
 
-def _log(environment: "Mapping[str, str]", error: CniError) -> None:
-    verb, container = environment.get("CNI_COMMAND", "?"), environment.get("CNI_CONTAINERID", "")
-    details = f" ({error.details})" if error.details else ""
-    sys.stderr.write(f"weavepy: {verb} {container}: {error.message}{details} [{error.code}]\n")
-
-
-def start(data: "bytes | None" = None, answer: "tuple[bytes, float] | None" = None) -> None:
+def start(
+    name: str, data: "bytes | None" = None, answer: "tuple[bytes, float] | None" = None
+) -> None:
     """Run, and leave without tearing the interpreter down: that takes milliseconds, too."""
     try:
-        code = main(os.path.basename(sys.argv[0]), os.environ, data, answer)
+        code = main(name, os.environ, data, answer)
     except BrokenPipeError:
         code = 1
     except Exception as error:
-        _print(
-            {
-                "cniVersion": calls.VERSIONS[-1],
-                "code": FAILED,
-                "msg": f"a bug of the plugin: {type(error).__name__}: {error}",
-            }
-        )
+        bug = f"a bug of the plugin: {type(error).__name__}: {error}"
+        _write(failure(None, CniError(FAILED, bug)))
         code = 1
     sys.stderr.flush()
     os._exit(code)

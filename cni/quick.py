@@ -1,10 +1,12 @@
-"""ADD and DEL in one question: what the runtime gave goes to the router as it is, and what comes
-back is printed.
+"""A verb in one question: what the runtime gave goes to the router as it is, and what comes back is
+printed.
 
 Most of what a run takes is the interpreter's start, and a quarter of that again was `os`, JSON and
 the modules that read a configuration. So this needs nothing but what an interpreter has in it, and
 the router does what `plugin.py` would do (`weavepy/daemon/plugin.py`). Whatever is not as always is
-left to `plugin.py` after all: other verbs, another IPAM plugin, a refusal, a router that is away.
+left to `plugin.py` after all: another IPAM plugin, a router that is away or goes away.
+
+`launcher.c` is the same once more, without the interpreter: what changes here changes there.
 """
 
 import posix
@@ -17,15 +19,21 @@ if TYPE_CHECKING:
 RUN_DIRECTORY = "/run/weavepy"
 RUN_VARIABLE = "WEAVEPY_RUN_DIR"
 SOCKET_NAME = "weavepy.sock"
-PATH = "/v1/cni/run"
+PATH = "/v1/cni/execute"
+DONE = 200
+"""The status of an answer that is to be printed."""
+REFUSED = 422
+"""Its first line is for standard error, the rest is to be printed; the verb has failed."""
 ELSEWHERE = 501
-"""The status of an answer that says that the plugin has to see to it itself."""
+"""The plugin has to see to it itself."""
 
-TIMEOUTS_S = {"ADD": 40.0, "DEL": 20.0}
+TIMEOUTS_S = {"ADD": 40.0, "DEL": 20.0, "CHECK": 20.0, "GC": 30.0, "STATUS": 2.0, "VERSION": 2.0}
+OTHER_TIMEOUT_S = 2.0
+"""Of what is no verb."""
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
-MAX_QUICK_BYTES = 64 * 1024
-"""Of a configuration that is as always."""
-MAX_ANSWER_BYTES = 16 * 1024 * 1024
+MAX_CONTENT_BYTES = 192 * 1024
+"""Of a request; the router takes no more than 256 KiB."""
+MAX_ANSWER_BYTES = 1024 * 1024
 
 
 def read_input() -> bytes:
@@ -38,11 +46,12 @@ def read_input() -> bytes:
     return b"".join(parts)
 
 
-def ask(environment: "Mapping[str, str]", config: bytes) -> "bytes | None":
+def ask(name: str, environment: "Mapping[str, str]", config: bytes) -> "bytes | None":
     """The answer, head and all; what of it came, if not all did. None: nobody was asked."""
-    timeout_s = TIMEOUTS_S.get(environment.get("CNI_COMMAND", ""))
+    timeout_s = TIMEOUTS_S.get(environment.get("CNI_COMMAND", ""), OTHER_TIMEOUT_S)
     socket_path = _socket_path(environment, config)
-    if timeout_s is None or not socket_path or len(config) > MAX_QUICK_BYTES:
+    content = encode(name, socket_path, environment, config)
+    if not socket_path or len(content) > MAX_CONTENT_BYTES:
         return None
     import _socket
 
@@ -53,10 +62,15 @@ def ask(environment: "Mapping[str, str]", config: bytes) -> "bytes | None":
         connection.connect(socket_path)
     except OSError:
         return None
+    head = f"POST {PATH} HTTP/1.0\r\nHost: weavepy\r\nContent-Length: {len(content)}\r\n\r\n"
     answer = b""
     try:
-        connection.sendall(_request(socket_path, environment, config))
-        while len(answer) <= MAX_ANSWER_BYTES and (part := connection.recv(1 << 16)):
+        connection.sendall(head.encode() + content)
+        while (
+            len(answer) < MAX_ANSWER_BYTES
+            and not whole(answer)[0]
+            and (part := connection.recv(1 << 16))
+        ):
             answer += part
             connection.settimeout(max(0.001, deadline - time.monotonic()))
     except OSError:
@@ -64,24 +78,22 @@ def ask(environment: "Mapping[str, str]", config: bytes) -> "bytes | None":
     return answer
 
 
-def success(answer: bytes) -> "bytes | None":
-    """What is to be printed, if the answer is whole and says that it was done."""
+def whole(answer: bytes) -> tuple[int, bytes]:
+    """Status and content; the status is 0 unless all of it is there."""
     head, _, content = answer.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     length = b"content-length: %d" % len(content)
-    done = lines[0][9:12] == b"200" and any(line.lower() == length for line in lines)
-    return content if done else None
+    if not lines[0][9:12].isdigit() or not any(line.lower() == length for line in lines):
+        return 0, b""
+    return int(lines[0][9:12]), content
 
 
-def is_elsewhere(answer: bytes) -> bool:
-    """Whether the router leaves it to the plugin; an older one does not know what was asked."""
-    status = answer[9:12]
-    return status == b"%d" % ELSEWHERE or (status == b"404" and PATH.encode() in answer)
+def encode(name: str, socket_path: str, environment: "Mapping[str, str]", config: bytes) -> bytes:
+    """A request's content: variables, each ended by a zero, one more zero, the configuration.
 
-
-def encode(socket_path: str, environment: "Mapping[str, str]", config: bytes) -> bytes:
-    """A request's content: variables, each ended by a zero, one more zero, the configuration."""
-    entries = [f"SOCKET={socket_path}\0"]
+    `name` is that of the program, which tells what it is to do.
+    """
+    entries = [f"NAME={name}\0", f"SOCKET={socket_path}\0"]
     entries += [
         f"{key}={value}\0"
         for key, value in environment.items()
@@ -97,26 +109,19 @@ def decode(content: bytes) -> tuple[dict[str, str], bytes]:
     return dict(entry.split("=", 1) for entry in entries if "=" in entry), config
 
 
-def _request(socket_path: str, environment: "Mapping[str, str]", config: bytes) -> bytes:
-    content = encode(socket_path, environment, config)
-    head = f"POST {PATH} HTTP/1.0\r\nHost: weavepy\r\nContent-Length: {len(content)}\r\n\r\n"
-    return head.encode() + content
-
-
 def _socket_path(environment: "Mapping[str, str]", config: bytes) -> str:
     """Empty if only a reader of JSON could tell. The router checks it, as it is one."""
+    directory = ""
     _, key, rest = config.partition(b'"runDir"')
-    if not key:
-        directory = environment.get(RUN_VARIABLE) or RUN_DIRECTORY
-        return f"{directory}/{SOCKET_NAME}"
-    parts = rest.split(b'"', 2)
-    if len(parts) < 3 or parts[0].strip() != b":" or b"\\" in parts[1]:
-        return ""
-    directory = parts[1].decode("utf-8", "replace") or RUN_DIRECTORY
-    return f"{directory}/{SOCKET_NAME}"
+    if key:
+        parts = rest.split(b'"', 2)
+        if len(parts) < 3 or parts[0].strip() != b":" or b"\\" in parts[1]:
+            return ""
+        directory = parts[1].decode("utf-8", "surrogateescape")
+    return f"{directory or environment.get(RUN_VARIABLE) or RUN_DIRECTORY}/{SOCKET_NAME}"
 
 
-def run() -> "tuple[bytes | None, tuple[bytes, float] | None]":
+def run(name: str) -> "tuple[bytes | None, tuple[bytes, float] | None]":
     """End the process, or return for `plugin.py` the input and the answer, if there is any.
 
     With the answer goes when was asked for it, in seconds of the wall clock.
@@ -130,12 +135,21 @@ def run() -> "tuple[bytes | None, tuple[bytes, float] | None]":
     except OSError:
         return None, None
     begun = time.time()
-    answer = ask(environment, config)
-    if answer is None or is_elsewhere(answer):
+    answer = ask(name, environment, config)
+    if answer is None:
         return config, None
-    content = success(answer)
-    if content is None:
+    status, content = whole(answer)
+    if status == ELSEWHERE or (status == 404 and PATH.encode() in content):
+        return config, None  # the latter from a router that is older than this
+    if status == REFUSED:
+        said, line_end, content = content.partition(b"\n")
+        _write(2, said + line_end)
+    elif status != DONE:
         return config, (answer, begun)
-    while content:
-        content = content[posix.write(1, content) :]
-    posix._exit(0)
+    _write(1, content)
+    posix._exit(0 if status == DONE else 1)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[posix.write(descriptor, data) :]

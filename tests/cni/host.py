@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cni.conflist import FILE_NAME, conflist
-from cni.executable import script, write_whole
+from cni.executable import write_whole
+from tests.cni.programs import install
 from tests.e2e.waiting import wait_for
 from weavepy.lab.lab import Lab
 
@@ -40,8 +41,7 @@ class PluginHost:
         """What is this host's alone on the machine has this name: control groups, for one."""
 
     def install(self, version: str, name: str = "test", chained: Sequence[str] = ()) -> None:
-        for plugin in ("weavepy-cni", "weavepy-ipam"):
-            write_whole(self.bin_directory / plugin, script(), 0o755)
+        install(self.bin_directory)
         for plugin in ("loopback", "portmap", "bandwidth", "host-local"):
             link = self.bin_directory / plugin
             if not link.exists():

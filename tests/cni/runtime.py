@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from cni.executable import script, write_whole
 from router.shell.filters import SETS
 from tests.cni.host import PLUGINS, TIMEOUT_S
+from tests.cni.programs import install
 from tests.e2e.waiting import wait_for
 from weavepy.base.errors import WeavepyError
 from weavepy.kernel.nftables import set_elements
@@ -22,15 +22,13 @@ _numbers = itertools.count()
 class Runtime:
     """Calls the plugin for one host of a lab, as a container runtime would."""
 
-    def __init__(self, lab: Lab, host: str, directory: Path) -> None:
+    def __init__(self, lab: Lab, host: str, directory: Path, form: str = "") -> None:
         self.lab = lab
         self.host = host
         self.api = lab.api(host)
         self.namespace = lab.plan.namespace(lab.plan.node(host))
-        self.plugin = directory / "weavepy-cni"
+        self.plugin = install(directory, form)
         self.ipam_plugin = directory / "weavepy-ipam"
-        for file in (self.plugin, self.ipam_plugin):
-            write_whole(file, script(), 0o755)
         where = lab.store.directories(host)
         self.journal = where.cni_journal
         self.config: dict[str, Any] = {

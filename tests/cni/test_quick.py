@@ -4,21 +4,26 @@ The plugin is the real file, run as a runtime does; the router is a socket that 
 may say, or half of it.
 """
 
+import asyncio
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cni import quick
-from cni.executable import script, write_whole
+from tests.cni.programs import FORMS, install, skip_without_compiler
 from tests.cni.runtime import call
+from weavepy.base.errors import WeavepyError
 from weavepy.client import schema
-from weavepy.daemon.plugin import understood
+from weavepy.daemon.api import Conflict, NotFound, NotReady, failure_of
+from weavepy.daemon.plugin import execute
 
 VARIABLES = {"containerid": "c1", "netns": "/run/netns/none", "ifname": "eth0"}
 ANSWER = {
@@ -31,11 +36,10 @@ ANSWER = {
 }
 
 
-@pytest.fixture
-def plugin(tmp_path: Path) -> Path:
-    file = tmp_path / "bin" / "weavepy-cni"
-    write_whole(file, script(), 0o755)
-    return file
+@pytest.fixture(params=FORMS)
+def plugin(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    skip_without_compiler(request.param)
+    return install(tmp_path / "bin", request.param)
 
 
 def config(directory: Path, **more: Any) -> dict[str, Any]:
@@ -52,15 +56,23 @@ def http(status: int, content: object, cut: int = 0) -> bytes:
 
 
 @contextmanager
-def router(directory: Path, *answers: bytes) -> Iterator[list[tuple[str, bytes]]]:
-    """Gives each caller the next answer; yields the paths and contents of their requests."""
+def router(
+    directory: Path, *answers: bytes, at_most: bool = False
+) -> Iterator[list[tuple[str, bytes]]]:
+    """Gives each caller the next answer; yields the paths and contents of their requests.
+
+    All of them have to be asked for, unless it is `at_most` so many.
+    """
     asked: list[tuple[str, bytes]] = []
 
     def serve() -> None:
         for answer in answers:
             connection, _ = listener.accept()
             with connection, connection.makefile("rb") as lines:
-                path = lines.readline().split()[1].decode()
+                line = lines.readline()
+                if not line and at_most:
+                    return
+                path = line.split()[1].decode()
                 length = 0
                 while (line := lines.readline().strip()) != b"":
                     name, _, value = line.partition(b":")
@@ -74,8 +86,14 @@ def router(directory: Path, *answers: bytes) -> Iterator[list[tuple[str, bytes]]
         listener.settimeout(30)
         thread = threading.Thread(target=serve)
         thread.start()
-        yield asked
-        thread.join(30)
+        try:
+            yield asked
+        finally:
+            if at_most:
+                with socket.socket(socket.AF_UNIX) as last:
+                    last.connect(str(directory / "weavepy.sock"))
+            thread.join(30)
+            (directory / "weavepy.sock").unlink()
         assert not thread.is_alive()
 
 
@@ -93,6 +111,7 @@ def test_what_the_router_says_is_printed_as_it_is(plugin: Path, tmp_path: Path) 
     assert environment["CNI_COMMAND"] == "ADD"
     assert environment["CNI_NETNS"] == "/run/netns/none"
     assert environment["SOCKET"] == str(tmp_path / "weavepy.sock")
+    assert environment["NAME"] == "weavepy-cni"
 
 
 def test_a_del_prints_nothing(plugin: Path, tmp_path: Path) -> None:
@@ -152,53 +171,142 @@ def test_a_directory_that_only_a_reader_of_json_finds_is_found(
         code, _ = call(plugin, "ADD", given, **VARIABLES)
     assert (code, [path for path, _ in asked]) == (0, ["/v1/cni/add"])
     escaped = json.dumps(config(tmp_path)).replace("/", "\\/").encode()
-    assert quick.ask({"CNI_COMMAND": "ADD"}, escaped) is None
+    assert quick.ask("weavepy-cni", {"CNI_COMMAND": "ADD"}, escaped) is None
 
 
-def asked(verb: str, given: dict[str, Any], **more: str) -> Any:
-    """What the router makes of it, without that it is done."""
+def test_what_the_router_words_as_a_refusal_is_passed_on(plugin: Path, tmp_path: Path) -> None:
+    """It knows what the plugin would say: a line for people, and what is printed."""
+    said = {"cniVersion": "1.0.0", "code": 7, "msg": "no"}
+    with router(tmp_path, http(quick.REFUSED, b"weavepy: no [7]\n" + json.dumps(said).encode())):
+        done = subprocess.run(
+            [plugin],
+            input=json.dumps(config(tmp_path)).encode(),
+            capture_output=True,
+            env={"CNI_COMMAND": "CHECK"},
+        )
+    assert (done.returncode, json.loads(done.stdout)) == (1, said)
+    assert done.stderr == b"weavepy: no [7]\n"
+
+
+class Pods:
+    """Notes what is asked, and answers as if all were well, or raises `fails`."""
+
+    def __init__(self, fails: WeavepyError | None = None) -> None:
+        self.asked: list[schema.Struct] = []
+        self._fails = fails
+
+    def _note(self, request: schema.Struct) -> None:
+        self.asked.append(request)
+        if self._fails:
+            raise self._fails
+
+    async def cni_add(self, request: schema.CniAddRequest) -> schema.CniAddAnswer:
+        self._note(request)
+        return msgspec.convert(ANSWER, schema.CniAddAnswer)
+
+    async def cni_del(self, request: schema.CniDelRequest) -> schema.CniDelAnswer:
+        self._note(request)
+        return schema.CniDelAnswer(released=[])
+
+    async def cni_check(self, request: schema.CniCheckRequest) -> schema.CniCheckAnswer:
+        self._note(request)
+        return schema.CniCheckAnswer(findings=["the MAC differs"])
+
+    async def cni_gc(self, request: schema.CniGcRequest) -> schema.CniGcAnswer:
+        self._note(request)
+        return schema.CniGcAnswer(freed=[], errors=[])
+
+    async def cni_status(self, request: schema.CniStatusRequest) -> schema.CniStatusAnswer:
+        self._note(request)
+        return schema.CniStatusAnswer(code=0, message="")
+
+
+def executed(
+    pods: Pods,
+    verb: str,
+    given: dict[str, Any],
+    name: str = "weavepy-cni",
+    is_unheard: bool = False,
+    **more: str,
+) -> tuple[int, Any]:
     environment = {"CNI_COMMAND": verb} | {
         f"CNI_{key.upper()}": it for key, it in VARIABLES.items()
     }
-    content = quick.encode("/run/x/weavepy.sock", environment | more, json.dumps(given).encode())
-    return understood(content)
+    environment |= more
+    content = quick.encode(name, "/run/x/weavepy.sock", environment, json.dumps(given).encode())
+    return answered(pods, content, is_unheard)
+
+
+def answered(pods: Pods, content: bytes, is_unheard: bool = False) -> tuple[int, Any]:
+    """Status and what is to be printed."""
+    status, body = asyncio.run(
+        execute(pods, lambda error: failure_of(error)[0].code, content, lambda: is_unheard)
+    )
+    printed = body.partition(b"\n")[2] if status == quick.REFUSED else body
+    return status, json.loads(printed or b"null")
 
 
 def test_the_router_makes_of_it_what_the_plugin_would() -> None:
     given = config(Path("/run/x"), mtu=1300, ipam={"type": "weavepy-ipam", "subnet": "10.1.0.0/16"})
-    more = {"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;IP=10.1.0.9"}
-    call_made, wanted = asked("ADD", given, **more)
-    assert call_made.version == "1.0.0"
+    arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;IP=10.1.0.9"
+    pods = Pods()
+    status, printed = executed(pods, "ADD", given, CNI_ARGS=arguments)
+    [wanted] = pods.asked
     assert isinstance(wanted, schema.CniAddRequest)
     assert (wanted.network, wanted.container, wanted.interface) == ("n", "c1", "eth0")
     assert (wanted.namespace, wanted.kind) == ("/run/netns/none", "interface")
     assert (wanted.mtu, wanted.subnet, wanted.ips) == (1300, "10.1.0.0/16", ["10.1.0.9"])
     assert wanted.pod == "default/web"
-    _, unwanted = asked("DEL", given)
+    assert (status, printed["cniVersion"]) == (quick.DONE, "1.0.0")
+    assert printed["ips"] == [{"address": "10.32.0.5/12", "interface": 1}]
+
+    assert executed(pods, "DEL", given, name="weavepy-ipam") == (quick.DONE, None)
+    unwanted = pods.asked[-1]
     assert isinstance(unwanted, schema.CniDelRequest)
-    assert unwanted.container == "c1"
+    assert (unwanted.container, unwanted.kind) == ("c1", "addresses")
+    assert executed(pods, "STATUS", given | {"cniVersion": "1.1.0"}) == (quick.DONE, None)
+
+
+def test_an_add_that_nobody_heard_of_is_undone() -> None:
+    pods = Pods()
+    executed(pods, "ADD", config(Path("/run/x")), is_unheard=True)
+    assert [type(each).__name__ for each in pods.asked] == ["CniAddRequest", "CniDelRequest"]
 
 
 @pytest.mark.parametrize(
-    ("verb", "more", "variables"),
+    ("verb", "more", "variables", "code"),
     [
-        ("CHECK", {}, {}),
-        ("STATUS", {}, {}),
-        ("ADD", {"runDir": "/run/another"}, {}),
-        ("ADD", {"ipam": {"type": "host-local"}}, {}),
-        ("ADD", {"mtu": "large"}, {}),
-        ("ADD", {"cniVersion": "9.9.9"}, {}),
-        ("ADD", {}, {"CNI_ARGS": "nonsense"}),
-        ("ADD", {"ipam": {"routes": [7]}}, {}),
-        ("DEL", {"name": "/"}, {}),
+        ("CHECK", {}, {}, 7),
+        ("CHECK", {"prevResult": {"ips": []}}, {}, 102),
+        ("STATUS", {}, {}, 1),
+        ("ADD", {"mtu": "large"}, {}, 7),
+        ("ADD", {"cniVersion": "9.9.9"}, {}, 1),
+        ("ADD", {}, {"CNI_ARGS": "nonsense"}, 4),
+        ("ADD", {"ipam": {"routes": [7]}}, {}, 7),
+        ("DEL", {"name": "/"}, {}, 7),
+        ("NONE", {}, {}, 4),
     ],
 )
-def test_what_is_not_as_always_is_left_to_the_plugin(
-    verb: str, more: dict[str, Any], variables: dict[str, str]
+def test_the_router_refuses_what_the_plugin_would(
+    verb: str, more: dict[str, Any], variables: dict[str, str], code: int
 ) -> None:
-    assert asked(verb, config(Path("/run/x")) | more, **variables) is None
+    status, printed = executed(Pods(), verb, config(Path("/run/x")) | more, **variables)
+    assert (status, printed["code"]) == (quick.REFUSED, code)
 
 
-def test_content_that_is_no_request_is_left_to_the_plugin() -> None:
+def test_the_routers_own_refusals_have_the_codes_that_the_plugin_gives_them() -> None:
+    for error, code in ((Conflict("x"), 101), (NotReady("x"), 11), (NotFound("x"), 3)):
+        status, printed = executed(Pods(fails=error), "ADD", config(Path("/run/x")))
+        assert (status, printed["code"], printed["msg"]) == (quick.REFUSED, code, "x")
+
+
+@pytest.mark.parametrize("more", [{"runDir": "/run/another"}, {"ipam": {"type": "host-local"}}])
+def test_what_the_router_cannot_see_to_is_left_to_the_plugin(more: dict[str, Any]) -> None:
+    pods = Pods()
+    status, _ = executed(pods, "ADD", config(Path("/run/x")) | more)
+    assert (status, pods.asked) == (quick.ELSEWHERE, [])
+
+
+def test_content_that_is_no_request_is_refused() -> None:
     for content in (b"", b"\0", b"\0\0", b"CNI_COMMAND=ADD\0\0{", b"\xff\xfe\0\0\xff", b"x" * 999):
-        assert understood(content) is None
+        assert answered(Pods(), content)[0] == quick.REFUSED

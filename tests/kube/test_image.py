@@ -1,7 +1,9 @@
 """The image, started with exactly the rights that the manifest gives it, without Kubernetes."""
 
+import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +72,9 @@ def test_it_joins_a_mesh_and_installs_the_plugin(
     containers["install-cni"].run()
     installed = tmp_path / "node/opt/cni/bin/weavepy-cni"
     assert os.access(installed, os.X_OK)
+    assert installed.read_bytes().startswith(b"\x7fELF"), "it was compiled with the image"
+    vain = subprocess.run([installed], env={"CNI_COMMAND": "VERSION"}, capture_output=True)
+    assert (vain.returncode, json.loads(vain.stdout)["cniVersion"]) == (0, "1.1.0")
     assert list((tmp_path / "node/etc/cni/net.d").glob("*.conflist"))
 
     containers["datapath"].start()

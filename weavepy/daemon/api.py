@@ -160,7 +160,9 @@ def application(service: Service) -> web.Application:
     )
     for path, kind, content_type, streaming in streams:
         app.router.add_post(path, _stream(kind, content_type, streaming))
-    app.router.add_post(quick.PATH, plugin.handler(service))
+    app.router.add_post(
+        quick.PATH, plugin.handler(service, lambda error: failure_of(error)[0].code)
+    )
     return app
 
 
@@ -263,6 +265,12 @@ def _stream(
     return handle
 
 
+def failure_of(error: WeavepyError) -> tuple[schema.Failure, int]:
+    """What is answered then, and with which status."""
+    code, status = next((c, s) for kind, c, s in FAILURES if isinstance(error, kind))
+    return schema.Failure(code=code, message=str(error)), status
+
+
 @web.middleware
 async def _failures(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -270,8 +278,7 @@ async def _failures(
     try:
         return await handler(request)
     except WeavepyError as error:
-        code, status = next((c, s) for kind, c, s in FAILURES if isinstance(error, kind))
-        return _json(schema.Failure(code=code, message=str(error)), status)
+        return _json(*failure_of(error))
     except web.HTTPRequestEntityTooLarge as error:
         text = f"{request.path}: that is too much for one request; ask for less at once"
         return _json(schema.Failure(code="usage", message=text), error.status)

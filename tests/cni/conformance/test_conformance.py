@@ -4,19 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from cni.executable import script, write_whole
 from tests.cni.conformance.cases import Case, cases
 from tests.cni.conformance.target import Target
+from tests.cni.programs import FORMS, install, skip_without_compiler
 from weavepy.client import schema
 from weavepy.lab.lab import Lab
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def target(lab_of_two: Lab, tmp_path_factory: pytest.TempPathFactory) -> Target:
-    directory = tmp_path_factory.mktemp("cni")
-    write_whole(directory / "weavepy-cni", script(), 0o755)
+@pytest.fixture(scope="module", params=FORMS)
+def target(
+    lab_of_two: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Target:
+    skip_without_compiler(request.param)
+    plugin = install(tmp_path_factory.mktemp("cni"), request.param)
     where = lab_of_two.store.directories("h1")
     config = {
         "name": "conformance",
@@ -25,7 +27,7 @@ def target(lab_of_two: Lab, tmp_path_factory: pytest.TempPathFactory) -> Target:
         "stateDir": str(where.state),
     }
     second = {"name": "conformance-second", "ipam": {"subnet": "10.32.250.0/30"}}
-    return Target(directory / "weavepy-cni", config, second=second)
+    return Target(plugin, config, second=second)
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
