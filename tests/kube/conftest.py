@@ -1,6 +1,7 @@
 """One cluster for all tests here, with weavepy installed on it, gone when they end; and whole
 routers with a stand-in for the API server."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,12 @@ def bare_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The image of this checkout, as an archive. Takes a second, and half a minute once."""
+    """The image of this checkout, as an archive. Takes a second, and half a minute once.
+
+    `WEAVEPY_IMAGE` is an archive of `docker save` to test instead.
+    """
+    if given := os.environ.get("WEAVEPY_IMAGE"):
+        return Path(given)
     archive = tmp_path_factory.mktemp("image") / "weavepy.tar"
     done = subprocess.run(
         [ROOT / "script/image-build", archive], capture_output=True, text=True, check=False
