@@ -31,6 +31,9 @@ file_option = click.option(
 port_option = click.option(
     "--port", default="80/tcp", show_default=True, metavar="PORT", help="80/tcp, 53/udp or icmp."
 )
+namespace_option = click.option(
+    "--namespace", default="", metavar="NAME", help="Only what is in this namespace."
+)
 
 
 @group(
@@ -111,13 +114,15 @@ def explain(source: str, destination: str, port: str, as_json: bool) -> int:
 @command(
     ("weavepy policy matrix --port 53/udp", "who may ask whom for names"),
     ("weavepy policy matrix --svg reach.svg", "as a picture, for a browser"),
+    ("weavepy policy matrix --namespace shop", "of a cluster that is too large for one"),
 )
 @port_option
+@namespace_option
 @click.option("--svg", "picture", metavar="FILE|-", help="Draw it into this file instead.")
 @json_option
-def matrix(port: str, picture: str | None, as_json: bool) -> None:
-    """Show for all pods who reaches whom."""
-    answer = api().policy_matrix(schema.MatrixRequest(port=port))
+def matrix(port: str, namespace: str, picture: str | None, as_json: bool) -> None:
+    """Show for all pods, or those of a namespace, who reaches whom."""
+    answer = api().policy_matrix(schema.MatrixRequest(port=port, namespace=namespace))
     if picture is not None:
         from weavepy.cli.policy_picture import matrix_svg
 
@@ -132,15 +137,18 @@ def matrix(port: str, picture: str | None, as_json: bool) -> None:
 
 
 @command(("weavepy policy lint && echo fine", "for a check before it matters"))
+@namespace_option
 @json_option
-def lint(as_json: bool) -> int:
+def lint(namespace: str, as_json: bool) -> int:
     """Look for what is legal and seldom meant; exit code 1 if there is any."""
-    answer = api().policy_lint()
+    answer = api().policy_lint(schema.LintRequest(namespace=namespace))
     if as_json:
         output.show_json(answer)
     else:
         for finding in answer.findings:
             click.echo(output.printable(finding))
+        if answer.is_cut:
+            click.echo("There may be more: mend these first, or look at one --namespace.")
     return 1 if answer.findings else 0
 
 

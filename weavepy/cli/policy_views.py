@@ -11,6 +11,8 @@ PASSES, BLOCKED, ITSELF = Cell("yes", "good"), Cell("-", "bad"), Cell("·", "dim
 def status(answer: schema.PolicyStatus) -> list[Block]:
     enforced = Cell("yes", "good") if answer.enforced else Cell("no policy was applied", "dim")
     facts = [("in force", enforced), ("repairs", Cell(str(answer.repairs)))]
+    if answer.policies_left_out:
+        facts.append(("policies without a pod here", Cell(str(answer.policies_left_out))))
     if answer.pods_left_out:
         facts.append(("pods of other hosts", Cell(str(answer.pods_left_out))))
     return [

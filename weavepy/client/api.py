@@ -23,6 +23,9 @@ BENCH_TIMEOUT_S = 60.0
 POLICY_TIMEOUT_S = 30.0
 """Compiling, a write to disk, and one transaction of the packet filter."""
 
+LINT_TIMEOUT_S = 90.0
+"""A router gives up before."""
+
 ALLOCATION_TIMEOUT_S = 30.0
 """What a router allows an allocation whose request names no limit."""
 
@@ -127,10 +130,10 @@ class Api:
         return self._post("/v1/policy/explain", request, schema.ExplainAnswer)
 
     def policy_matrix(self, request: schema.MatrixRequest) -> schema.MatrixAnswer:
-        return self._post("/v1/policy/matrix", request, schema.MatrixAnswer)
+        return self._post("/v1/policy/matrix", request, schema.MatrixAnswer, POLICY_TIMEOUT_S)
 
-    def policy_lint(self) -> schema.LintAnswer:
-        return self._get("/v1/policy/lint", schema.LintAnswer)
+    def policy_lint(self, request: schema.LintRequest) -> schema.LintAnswer:
+        return self._post("/v1/policy/lint", request, schema.LintAnswer, LINT_TIMEOUT_S)
 
     def policy_trace(self, request: schema.TraceRequest) -> Iterator[schema.PolicyDrop]:
         """As they happen; closing the iterator ends it."""

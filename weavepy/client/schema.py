@@ -37,7 +37,7 @@ file. A request that fails answers with `Failure` and a status of 400 (asked wro
 | POST /v1/policy/delete    | PolicyObjects     | PolicyAnswer    |
 | POST /v1/policy/explain   | ExplainRequest    | ExplainAnswer   |
 | POST /v1/policy/matrix    | MatrixRequest     | MatrixAnswer    |
-| GET  /v1/policy/lint      |                   | LintAnswer      |
+| POST /v1/policy/lint      | LintRequest       | LintAnswer      |
 | POST /v1/policy/trace     | TraceRequest      | PolicyDrops     |
 | POST /v1/stop             | StopRequest       | Done            |
 | POST /v1/reset            | ResetRequest      | Done            |
@@ -789,6 +789,8 @@ class PolicyStatus(Struct):
     """Of other hosts: in a large cluster only the pods of this one are listed."""
     repairs: int
     """How often what somebody had done to the packet filter was undone."""
+    policies_left_out: int = 0
+    """In a large cluster only those are listed that select pods of this host or have a fault."""
 
 
 class TraceRequest(Struct):
@@ -841,6 +843,8 @@ class ExplainAnswer(Struct):
 
 class MatrixRequest(Struct):
     port: str
+    namespace: str = ""
+    """Only pods of this one."""
 
 
 class MatrixAnswer(Struct):
@@ -849,5 +853,12 @@ class MatrixAnswer(Struct):
     """From each pod to each."""
 
 
+class LintRequest(Struct):
+    namespace: str = ""
+    """Only policies of this one."""
+
+
 class LintAnswer(Struct):
     findings: list[str]
+    is_cut: bool = False
+    """There may be more."""

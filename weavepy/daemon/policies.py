@@ -34,11 +34,17 @@ Result = TypeVar("Result")
 Drops = dict[tuple[str, str], int]
 """Packets by direction and address."""
 COUNTS_S = 1.0
-MAX_LISTED_PODS = 1000
-"""With more, those of other hosts are only counted."""
+MAX_LISTED = 1000
+"""With more pods, those of other hosts are only counted; with more policies, those that neither
+select a pod of this host nor have a fault."""
 
 MAX_MATRIX_PODS = 200
 """Its answer has the square of that."""
+MATRIX_STEP = 10
+"""So many of its fields are found out before others have their turn on the event loop."""
+
+MAX_FINDINGS = 1000
+MAX_LINT_S = 60.0
 
 HERE = "here"
 """The node of a pod that is attached to this host."""
@@ -108,22 +114,24 @@ class PolicyService:
     # --- questions -------------------------------------------------------------------------------
 
     async def status(self) -> schema.PolicyStatus:
-        policies = self.policies
-        pods = [pod for _, pod in sorted(policies.pods.items())]
-        if len(pods) > MAX_LISTED_PODS:
-            pods = policies.local_pods()
         drops = (await self._count()).drops if self._enforced else {}
-        selected = Counter(
-            policy.key for pod in policies.local_pods() for policy in policies.selecting(pod)
-        )
+        known = self.policies
+        pods = known.local_pods()
+        selected = Counter(policy.key for pod in pods for policy in known.selecting(pod))
+        if len(known.pods) <= MAX_LISTED:
+            pods = [pod for _, pod in sorted(known.pods.items())]
+        listed = [*known.policies.values()]
+        if len(listed) > MAX_LISTED:
+            listed = [one for one in listed if one.fault or one.key in selected]
         return schema.PolicyStatus(
             enforced=self._enforced,
             policies=[
-                _policy_row(policy, selected[key])
-                for key, policy in sorted(policies.policies.items())
+                _policy_row(policy, selected[policy.key])
+                for policy in sorted(listed, key=lambda one: one.key)
             ],
+            policies_left_out=len(known.policies) - len(listed),
             pods=[self._pod_row(pod, drops) for pod in pods],
-            pods_left_out=len(policies.pods) - len(pods),
+            pods_left_out=len(known.pods) - len(pods),
             repairs=self._repairs,
         )
 
@@ -155,26 +163,47 @@ class PolicyService:
         return schema.ExplainAnswer(allowed=answer.allowed, lines=lines(answer))
 
     async def matrix(self, request: schema.MatrixRequest) -> schema.MatrixAnswer:
+        """Each field is true of the moment in which it was found out."""
         service = parse_service(request.port)
-        pods = [pod for _, pod in sorted(self.policies.pods.items()) if pod.addresses]
+        pods = [
+            pod
+            for pod in self.policies.pods.values()
+            if pod.addresses and request.namespace in ("", pod.namespace)
+        ]
         if len(pods) > MAX_MATRIX_PODS:
             raise UsageError(
-                f"a matrix of {len(pods)} pods is too large to read: `weavepy policy explain` asks"
-                " about two"
+                f"a matrix of {len(pods)} pods is too large to read: --namespace shows those of"
+                " one, and `weavepy policy explain` asks about two pods"
             )
+        pods.sort(key=lambda pod: pod.key)
+        allowed: list[list[bool]] = []
+        for one in pods:
+            allowed.append([])
+            for number, other in enumerate(pods):
+                answer = explain(self.policies, one.addresses[0], other.addresses[0], service)
+                allowed[-1].append(answer.allowed)
+                if number % MATRIX_STEP == 0:
+                    await asyncio.sleep(0)
         return schema.MatrixAnswer(
-            pods=[f"{pod.namespace}/{pod.name}" for pod in pods],
-            allowed=[
-                [
-                    explain(self.policies, one.addresses[0], other.addresses[0], service).allowed
-                    for other in pods
-                ]
-                for one in pods
-            ],
+            pods=[f"{pod.namespace}/{pod.name}" for pod in pods], allowed=allowed
         )
 
-    async def lint(self) -> schema.LintAnswer:
-        return schema.LintAnswer(findings=findings(self.policies))
+    async def lint(self, request: schema.LintRequest) -> schema.LintAnswer:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + MAX_LINT_S
+        found: list[str] = []
+        for finding in findings(self.policies, request.namespace):
+            if finding is not None:
+                found.append(finding)
+            if len(found) == MAX_FINDINGS:
+                break
+            if loop.time() > until:
+                raise UsageError(
+                    f"{len(self.policies.policies)} policies among {len(self.policies.pods)} pods"
+                    f" take longer than {MAX_LINT_S:g} s: --namespace looks at those of one"
+                )
+            await asyncio.sleep(0)
+        return schema.LintAnswer(findings=found, is_cut=len(found) == MAX_FINDINGS)
 
     # ---------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from policy.core.lint import findings
+from policy.core.lint import LOOKS_PER_STEP, findings
+from policy.core.objects import Pod
 from tests.policy.interpreter import policies_of
 from tests.policy.model import Document
 from tests.policy.objects import labels, namespace, pod, policy
@@ -17,8 +18,9 @@ PODS = [
 ]
 
 
-def found(*documents: Document) -> list[str]:
-    return findings(policies_of([*PODS, *documents], lambda pod: True))
+def found(*documents: Document, namespace: str = "") -> list[str]:
+    policies = policies_of([*PODS, *documents], lambda pod: True)
+    return [one for one in findings(policies, namespace) if one]
 
 
 def test_or_instead_of_and() -> None:
@@ -147,3 +149,61 @@ def test_nothing_is_said_about_what_is_fine() -> None:
     rules = [{"from": [both, outside], "ports": [{"port": "http"}, {"port": 443}]}]
     out = [{"to": [outside], "ports": [{"port": "anything"}]}]
     assert found(policy("p", labels(app="web"), ingress=rules, egress=out)) == []
+
+
+def test_of_one_namespace_only_its_policies_are_looked_at() -> None:
+    both = policy("p", labels(app="none")), policy("y/p", labels(app="none"))
+    assert found(*both, namespace="y") == ["y/p: selects no pod (app=none)"]
+    assert found(*both, namespace="nowhere") == []
+
+
+def test_a_finding_does_not_name_a_thousand_namespaces() -> None:
+    away = [pod(f"n{number}/web", f"10.2.0.{number}", app="there") for number in range(1, 8)]
+    rules = [{"from": [{"podSelector": labels(app="there")}]}]
+    (finding,) = found(*away, policy("p", labels(app="web"), ingress=rules))
+    assert finding.endswith("there are such pods in n1, n2, n3, n4, n5 and 2 more")
+
+
+class Looked(dict[str, str]):
+    """Labels that count how often anybody asks for one."""
+
+    times = 0
+
+    def get(self, *arguments: str) -> str | None:  # type: ignore[override]
+        Looked.times += 1
+        return super().get(*arguments)
+
+
+def test_however_many_pods_there_are_each_step_looks_at_a_few() -> None:
+    rules = [{"to": [{"namespaceSelector": {}, "podSelector": labels(app="none")}]}]
+    ports: list[Document] = [{"ports": [{"port": "http"}]}]
+    policies = policies_of(
+        [
+            policy(
+                "own", labels(app="web"), ingress=[{"from": [{"podSelector": labels(app="x")}]}]
+            ),
+            policy("wide", labels(app="web"), policyTypes=["Egress"], egress=[*rules, *ports]),
+        ],
+        lambda pod: False,
+    )
+    for number in range(5000):
+        policies.handle_pod(Pod(f"n{number % 3}", f"p{number}", Looked(app="x")))
+        policies.handle_pod(Pod("x", f"p{number}", Looked(app="web")))
+    Looked.times = 0
+    most = steps = 0
+    for _ in findings(policies):
+        most, Looked.times, steps = max(most, Looked.times), 0, steps + 1
+    assert 0 < most <= LOOKS_PER_STEP
+    assert steps > 2 * 10_000 / LOOKS_PER_STEP
+
+
+def test_what_changes_meanwhile_does_not_disturb_it() -> None:
+    policies = policies_of([*PODS, policy("p", labels(app="none"))], lambda pod: True)
+    for number in range(2 * LOOKS_PER_STEP):
+        policies.handle_pod(Pod("x", f"p{number}"))
+    going = findings(policies)
+    assert next(going) is None
+    policies.handle_policy_removed(("x", "p"))
+    for number in range(LOOKS_PER_STEP):
+        policies.handle_pod_removed(("x", f"p{number}"))
+    assert [one for one in going if one] == ["x/p: selects no pod (app=none)"]
