@@ -56,6 +56,8 @@ class SharedPods:
         self._nickname = nickname
         self._digest = BucketDigest()
         self.entries: dict[str, Entry] = {}
+        self._attached: dict[str, list[Attached]] = {}
+        """What the entries say."""
 
     def restore(self, saved: Iterable[Entry]) -> None:
         """Go on with what was known when this host last ran."""
@@ -92,13 +94,13 @@ class SharedPods:
         return [Announce(CHANNEL, encode(told), None if contradicted else source)]
 
     def elsewhere(self) -> dict[str, list[Attached]]:
-        """By nickname, or by name where two hosts have one nickname."""
+        """By nickname, or by name where two hosts have one nickname. What a host has attached is
+        the same object until that host says something else."""
         found: dict[str, list[Attached]] = {}
-        for peer, entry in sorted(self.entries.items()):
-            if peer == self._ourself:
-                continue
-            place = peer if entry.nickname in found else entry.nickname
-            found[place] = [_attached(one) for one in entry.pods]
+        for peer in sorted(self.entries):
+            if peer != self._ourself:
+                nickname = self.entries[peer].nickname
+                found[peer if nickname in found else nickname] = self._attached[peer]
         return found
 
     # --- the channel -----------------------------------------------------------------------------
@@ -135,6 +137,7 @@ class SharedPods:
             self._digest.toggle(key, encode(before))
         self._digest.toggle(key, encode(entry))
         self.entries[entry.peer] = entry
+        self._attached[entry.peer] = [_attached(one) for one in entry.pods]
 
 
 def _order(entry: Entry) -> tuple[int, bytes]:

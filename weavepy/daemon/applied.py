@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 
 from policy.core.cluster import NO_POD, Runtime
-from policy.core.objects import Address, Key, Namespace, Pod, Policy
+from policy.core.objects import Address, Namespace, Pod, Policy
 from policy.core.parsing import parse
-from policy.core.roster import DEFAULT_NAMESPACE, Attached, Identity, roster
+from policy.core.roster import DEFAULT_NAMESPACE, Attached, Identity, Roster
 from policy.core.sharing import Entry, SharedPods
 from router.shell.attach import AttachmentFacts
 from weavepy.base.errors import UsageError, WeavepyError
@@ -53,7 +53,7 @@ class AppliedObjects:
         self.shared = SharedPods(ourself, nickname)
         """What hosts tell each other; the mesh carries it."""
         self._documents: dict[Named, Document] = {}
-        self._applied: dict[Key, Pod] = {}
+        self._roster = Roster(HERE)
         self._identities: dict[str, Identity] = {}
         """By owner; kept until it is detached."""
         self._attached: dict[str, Attached] = {}
@@ -211,20 +211,20 @@ class AppliedObjects:
             del self._attached[owner]
 
     def _follow_pods(self) -> None:
-        wanted = roster(
-            HERE, self._applied.values(), self._attached.values(), self.shared.elsewhere()
-        )
-        for key in [key for key in self._policies.pods if key not in wanted]:
-            self._policies.handle_pod_removed(key)
-        for pod in wanted.values():
-            self._policies.handle_pod(pod)
+        self._roster.follow_attached(self._attached)
+        self._roster.follow_elsewhere(self.shared.elsewhere())
+        for key, pod in self._roster.take_changed().items():
+            if pod is None:
+                self._policies.handle_pod_removed(key)
+            else:
+                self._policies.handle_pod(pod)
 
     def _handle(self, thing: Namespace | Pod | Policy) -> None:
         match thing:
             case Namespace():
                 self._policies.handle_namespace(thing)
             case Pod():
-                self._applied[thing.key] = thing
+                self._roster.handle_applied(thing)
             case Policy():
                 self._policies.handle_policy(thing)
 
@@ -234,7 +234,7 @@ class AppliedObjects:
             case "Namespace":
                 self._policies.handle_namespace_removed(name)
             case "Pod":
-                self._applied.pop((namespace, name), None)
+                self._roster.handle_withdrawn((namespace, name))
             case _:
                 self._policies.handle_policy_removed((namespace, name))
 

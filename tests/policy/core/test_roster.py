@@ -1,11 +1,28 @@
 """Which pods there are on hosts without Kubernetes."""
 
 from ipaddress import ip_address
+from random import Random
 
 import pytest
 
-from policy.core.objects import Pod
-from policy.core.roster import Attached, Identity, plain_name, roster
+from policy.core.objects import Address, Key, Pod
+from policy.core.roster import Attached, Identity, Roster, plain_name
+from tests.policy.roster import everything
+
+
+def roster(
+    here: str,
+    applied: list[Pod],
+    attached: list[Attached],
+    elsewhere: dict[str, list[Attached]],
+) -> dict[Key, Pod]:
+    made = Roster(here)
+    for pod in applied:
+        made.handle_applied(pod)
+    made.follow_attached({one.owner: one for one in attached})
+    made.follow_elsewhere(elsewhere)
+    return {key: pod for key, pod in made.take_changed().items() if pod is not None}
+
 
 A, B, C, D = (ip_address(f"10.0.0.{number}") for number in range(1, 5))
 
@@ -83,3 +100,61 @@ def test_the_order_of_hosts_does_not_matter() -> None:
 )
 def test_a_name_is_made_of_what_there_is(owner: str, name: str) -> None:
     assert plain_name(owner) == name
+
+
+def test_after_any_changes_it_is_as_if_all_were_said_at_once() -> None:
+    rng = Random(1)
+    addresses = [ip_address(f"10.0.1.{number}") for number in range(6)]
+
+    def some() -> tuple[Address, ...]:
+        return tuple(rng.sample(addresses, rng.choice((0, 1, 1, 2))))
+
+    def an_attachment(owner: str) -> Attached:
+        name = rng.choice(("", "a", "b"))
+        return Attached(owner, some(), rng.choice((None, None, Identity("default", name))))
+
+    for _ in range(100):
+        made, applied, known = Roster("here"), dict[Key, Pod](), dict[Key, Pod]()
+        attached, elsewhere = dict[str, Attached](), dict[str, list[Attached]]()
+        for _ in range(30):
+            name = rng.choice("abc")
+            match rng.randrange(6):
+                case 0:
+                    pod = Pod("default", name, {"v": rng.choice("12")}, some())
+                    applied[pod.key] = pod
+                    made.handle_applied(pod)
+                case 1:
+                    applied.pop(("default", name), None)
+                    made.handle_withdrawn(("default", name))
+                case 2:
+                    attached[name] = an_attachment(name)
+                case 3:
+                    attached.pop(name, None)
+                    made.follow_attached(attached)
+                case 4:
+                    listed = [an_attachment(one) for one in rng.sample("abc", rng.randrange(4))]
+                    elsewhere[f"h{rng.randrange(2)}"] = listed
+                case 5:
+                    elsewhere.pop(f"h{rng.randrange(2)}", None)
+            if rng.random() < 0.7:
+                continue
+            made.follow_attached(attached)
+            made.follow_elsewhere(elsewhere)
+            for key, now in made.take_changed().items():
+                if now is None:
+                    known.pop(key, None)
+                else:
+                    known[key] = now
+            assert known == everything("here", applied.values(), attached.values(), elsewhere)
+            assert made.take_changed() == {}
+
+
+def test_a_change_touches_only_who_has_its_addresses() -> None:
+    made = Roster("here")
+    for number in range(100):
+        made.handle_applied(Pod("default", f"p{number}", {}, (ip_address(number + 1),)))
+    made.take_changed()
+    made.follow_attached({"web": Attached("web", (ip_address(7),))})
+    assert [*made.take_changed()] == [("default", "p6")]
+    made.follow_attached({})
+    assert [*made.take_changed()] == [("default", "p6")]
