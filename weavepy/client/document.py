@@ -99,9 +99,9 @@ def _content(type_name: str) -> dict[str, Any]:
 def _member_descriptions() -> dict[tuple[str, str], str]:
     """Map (type, member) to the string that follows the member in the source."""
     described = {}
-    for node in ast.parse(inspect.getsource(schema)).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
+    for kind in _types():
+        (node,) = ast.parse(inspect.getsource(kind)).body
+        assert isinstance(node, ast.ClassDef)
         for member, following in zip(node.body, node.body[1:], strict=False):
             if (
                 isinstance(member, ast.AnnAssign)
