@@ -49,14 +49,14 @@ from router.mesh.effects import (
     SendBytes,
     UnicastReceived,
 )
-from router.mesh.mesh import AdoptedPeer, Mesh
+from router.mesh.mesh import Mesh
 from router.mesh.targets import parse_address
-from router.shell import datapath, underlay
+from router.shell import underlay
 from router.shell.address_watch import AddressWatch
-from router.shell.datapath_link import DatapathLink
+from router.shell.datapath import DatapathOptions
 from router.shell.host import Host
 from router.shell.tcp import TcpShell
-from router.sleeve.messages import FromDatapath, Report, SetMtu, Shutdown, Snapshot
+from router.sleeve.messages import FromDatapath
 from router.sleeve.negotiation import Negotiator, TellDatapath
 from weavepy import __version__
 from weavepy.base.effects import LogLine
@@ -69,6 +69,7 @@ from weavepy.daemon.attachments import Attachments
 from weavepy.daemon.capture import Capturing
 from weavepy.daemon.clock import Timer
 from weavepy.daemon.cluster import ClusterObjects
+from weavepy.daemon.datapath import RunningDatapath, adopted_peers
 from weavepy.daemon.drivers import choose, drivers
 from weavepy.daemon.drops import Drops
 from weavepy.daemon.kubernetes import Kubernetes
@@ -88,10 +89,8 @@ log = logging.getLogger(__name__)
 
 TAP = "weavetap"
 
-DATAPATH_RETRY_S = 1.0
 REPAIR_INTERVAL_S = 5.0
 RECONCILE_INTERVAL_S = 60.0
-REPORT_TIMEOUT_S = 2.0
 
 Result = TypeVar("Result")
 
@@ -105,12 +104,6 @@ class Router:
         self.options = options
         self.requests = Requests()
         self.started_at = time.monotonic()
-        self.snapshot: Snapshot | None = None
-        """What the datapath said last; None while there is none."""
-        self.no_datapath = ""
-        """Why there is none, where that is known."""
-        self.is_datapath_silent = False
-        """It did not answer when it was asked last."""
         self.keep_datapath = options.separate_datapath
         self._forgets: tuple[Path, ...] = ()
         self._stopping = asyncio.Event()
@@ -121,8 +114,6 @@ class Router:
         self._tunnel_thread = KernelThread()
         """Of its own: Open vSwitch can keep it waiting, and containers must not wait for that."""
         self._undo.callback(self._tunnel_thread.shutdown)
-        self._datapath: DatapathLink | None = None
-        self._reported = asyncio.Event()
 
     # --- life --------------------------------------------------------------------------------
 
@@ -148,7 +139,7 @@ class Router:
         await self._on_host(lambda: self.host.ensure_bridge(self.mtu_bytes))
         await self._fit_containers()
 
-        self._datapath_options = datapath.DatapathOptions(
+        datapath_options = DatapathOptions(
             socket=directories.datapath_socket,
             pid_file=directories.datapath_pid_file,
             log_file=directories.datapath_log_file,
@@ -160,12 +151,14 @@ class Router:
             offload=options.offload,
             separate=options.separate_datapath,
         )
+        self.datapath = RunningDatapath(
+            datapath_options,
+            prepare=lambda: self._on_host(lambda: self.host.enslave(TAP)),
+            said=self._datapath_said,
+            lost=self._datapath_lost,
+        )
         async with Lobby(options) as lobby:
-            connection, snapshot, adopted = await datapath.connect(
-                self._datapath_options, lobby.wait_for
-            )
-        self.snapshot = snapshot
-        await self._on_host(lambda: self.host.enslave(TAP))
+            snapshot, hear_datapath, adopted = await self.datapath.meet(lobby.wait_for)
         found = drivers(options.fastdp, options.bridge, TAP, FASTDP_PORT, esp=wanted.has_esp)
         self.chosen = await self._on_host(lambda: choose(found, wanted))
         self.fastdp = self.chosen.policy
@@ -241,7 +234,7 @@ class Router:
             given=options.peers,
             remembered=remembered,
             advertised=options.advertise,
-            adopted=_adopted_peers(snapshot),
+            adopted=adopted_peers(snapshot),
         )
         negotiator = Negotiator(snapshot.sessions, rng)
         self.paths = FastPaths(
@@ -266,18 +259,17 @@ class Router:
             self.ring,
             self.objects,
             journal_directory=str(directories.cni_journal),
-            has_datapath=lambda: self.snapshot is not None,
+            has_datapath=lambda: self.datapath.snapshot is not None,
             requested=self.objects.requested,
         )
-        self.capturing = Capturing(mesh, lambda: self._datapath)
+        self.capturing = Capturing(mesh, lambda: self.datapath.link)
         self.benching = benching.Benching(mesh, self.attachments, self._tell_bench)
         self.kubernetes: Kubernetes | None = None
         if isinstance(self.objects, ClusterObjects):
             self.kubernetes = Kubernetes(self, self.objects, rng)
         self._timer = Timer(self.node.next_deadline, self._fire)
         self._tcp = TcpShell(self)
-        self._datapath = DatapathLink(connection, self._datapath_said, self._datapath_lost)
-        self._tell_mtus()
+        hear_datapath()
         self._undo.push_async_callback(self._release_datapath)
         self._undo.push_async_callback(self._release_tunnels)
         self._undo.push_async_callback(self._leave)
@@ -399,17 +391,9 @@ class Router:
         await self.tunnels.close(keep=self.keep_datapath or not self.fastdp.enabled)
 
     async def _release_datapath(self) -> None:
-        """End it, unless containers are to go on talking until the next router adopts it."""
         for task in self._tasks.values():
             task.cancel()
-        link, snapshot = self._datapath, self.snapshot
-        if link is None:
-            return
-        if not self.keep_datapath and snapshot is not None:
-            link.send(Shutdown())
-            if not self.options.separate_datapath:
-                await datapath.until_gone(snapshot.pid)
-        link.close()
+        await self.datapath.close(keep=self.keep_datapath)
 
     # --- inputs ------------------------------------------------------------------------------
 
@@ -475,22 +459,16 @@ class Router:
         self._timer.arm()
 
     def _datapath_said(self, message: FromDatapath) -> None:
-        if isinstance(message, Snapshot):
-            self.snapshot = message
-            self.is_datapath_silent = False
-            self._reported.set()
         self.node.handle_datapath(message, self._now())
         self._timer.arm()
 
     def _datapath_lost(self, reason: str) -> None:
-        self._datapath = None
-        self.snapshot = None
         if self._stopping.is_set():
             return
         log.error("the datapath is gone: %s; starting another", reason)
         self.node.handle_datapath_lost(f"the datapath is gone: {reason}", self._now())
         self._timer.arm()
-        self._start_task("datapath", self._restart_datapath())
+        self._start_task("datapath", self.datapath.replace())
 
     def _start_task(self, name: str, work: Coroutine[None, None, None]) -> None:
         self._tasks[name] = asyncio.create_task(work, name=name)
@@ -538,7 +516,7 @@ class Router:
             now = self._now()
             self.node.run(self.node.mesh.set_mtu(mtu_bytes, now), now)
             self._timer.arm()
-        self._tell_mtus()
+        self.datapath.set_mtus(mtu_bytes, underlay_mtu_bytes)
 
     async def _fit_containers(self, before: int = 0) -> None:
         """None may be larger than the overlay is now. Those that were as large as it was `before`
@@ -547,10 +525,6 @@ class Router:
             await self._on_host(lambda: self.host.set_mtu(self.mtu_bytes, before))
         except WeavepyError as error:
             log.error("containers may have another MTU than the overlay: %s", error)
-
-    def _tell_mtus(self) -> None:
-        if self._datapath is not None:
-            self._datapath.send(SetMtu(self.mtu_bytes, self.underlay_mtu_bytes))
 
     async def _reconcile_for_ever(self) -> None:
         """At start and every minute: free what attachments that are gone have left in use."""
@@ -576,32 +550,6 @@ class Router:
                     self._timer.arm()
                 await watch.changed()
 
-    async def _restart_datapath(self) -> None:
-        while True:
-            try:
-                connection, snapshot, _ = await datapath.connect(
-                    self._datapath_options, self._miss_datapath
-                )
-                try:
-                    await self._on_host(lambda: self.host.enslave(TAP))
-                except WeavepyError:
-                    connection.close()
-                    raise
-            except WeavepyError as error:
-                await self._miss_datapath(str(error))
-                await asyncio.sleep(DATAPATH_RETRY_S)
-                continue
-            break
-        self._datapath = DatapathLink(connection, self._datapath_said, self._datapath_lost)
-        self.no_datapath = ""
-        self._tell_mtus()
-        self._datapath_said(snapshot)
-
-    async def _miss_datapath(self, why: str) -> None:
-        if why != self.no_datapath:
-            log.error("no datapath: %s", why)
-        self.no_datapath = why
-
     # --- the world ---------------------------------------------------------------------------
 
     def perform(self, effect: WorldEffect, now: float) -> None:
@@ -624,8 +572,7 @@ class Router:
             case AddAssociation() | KeepAssociations():
                 self.tunnels.perform(effect)
             case TellDatapath(message=message):
-                if self._datapath is not None:
-                    self._datapath.send(message)
+                self.datapath.send(message)
             case UnicastReceived(source=source, payload=payload):
                 self.benching.handle(source, payload)
             case GossipReceived(source=source, update=update):
@@ -637,30 +584,5 @@ class Router:
                 told = "".join(f" {name}={value}" for name, value in fields)
                 log.log(_LEVELS[level], "%s%s", text, told)
 
-    async def fresh_snapshot(self) -> Snapshot | None:
-        """Ask the datapath anew, for status; None while there is none."""
-        if self._datapath is None:
-            return None
-        self._reported.clear()
-        self._datapath.send(Report())
-        try:
-            async with asyncio.timeout(REPORT_TIMEOUT_S):
-                await self._reported.wait()
-        except TimeoutError:
-            if not self.is_datapath_silent:
-                log.warning("the datapath does not answer")
-            self.is_datapath_silent = True
-        return self.snapshot
-
     async def _on_host(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _adopted_peers(snapshot: Snapshot) -> tuple[AdoptedPeer, ...]:
-    """Sessions that work; a peer that had no short id yet has nothing to be adopted for."""
-    short_ids = {name: short_id for short_id, name in snapshot.routes.short_ids.items()}
-    return tuple(
-        AdoptedPeer(PeerName(session.peer), ShortId(short_ids[session.peer]), session.endpoint_host)
-        for session in snapshot.sessions
-        if session.up and session.peer in short_ids
-    )

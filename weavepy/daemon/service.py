@@ -54,7 +54,7 @@ class RouterService:
     async def status(self) -> schema.Status:
         router = self._router
         mesh = router.node.mesh
-        snapshot = await router.fresh_snapshot()
+        snapshot = await router.datapath.report()
         now = asyncio.get_running_loop().time()
         fast_rows = router.paths.rows(now) if router.options.fastdp != "off" else []
         connections = status.connections(mesh.connection_rows(now), snapshot, fast_rows)
@@ -67,11 +67,11 @@ class RouterService:
         if not router.options.encrypted:
             warnings.append("traffic is NOT encrypted (--insecure)")
         if snapshot is None:
-            why = f" ({router.no_datapath})" if router.no_datapath else ""
+            why = f" ({router.datapath.why_missing})" if router.datapath.why_missing else ""
             warnings.append(
                 f"the datapath is not running{why}: containers of other hosts are cut off"
             )
-        elif router.is_datapath_silent:
+        elif router.datapath.is_silent:
             warnings.append("the datapath does not answer: it hangs, or is kept from running")
         policy = await router.policies.summary()
         if policy is not None and policy.faulty:
