@@ -186,14 +186,14 @@ static bool compose(const char *name, const char *socket_path)
 /* The answer's status, and where its content begins; 0 unless all of it is there. */
 static int status(char **content)
 {
-    static const char key[] = "\r\ncontent-length: ";
-    char *end = strstr(answer.bytes, "\r\n\r\n"), *length = strcasestr(answer.bytes, key);
-    if (!end || !length || length >= end)
+    char length_line[48], *end = strstr(answer.bytes, "\r\n\r\n");
+    if (!end)
         return 0;
     *content = end + strlen("\r\n\r\n");
-    size_t there = answer.bytes + answer.length - *content;
-    bool is_whole = strtoul(length + strlen(key), NULL, 10) == there;
-    return is_whole ? atoi(answer.bytes + strlen("HTTP/1.0 ")) : 0;
+    snprintf(length_line, sizeof length_line, "\r\ncontent-length: %zu\r\n",
+             (size_t)(answer.bytes + answer.length - *content));
+    const char *found = strcasestr(answer.bytes, length_line);
+    return found && found < end ? atoi(answer.bytes + strlen("HTTP/1.0 ")) : 0;
 }
 
 static long long now_ms(void)
