@@ -117,43 +117,30 @@ static bool write_all(int to, const char *bytes, size_t length)
     return true;
 }
 
-/* The text that the configuration has for "runDir"; empty if it has none.
- * False if only a reader of JSON could tell. The router checks it, as it is one. */
-static bool find_run_directory(char *directory, size_t room)
+/* False if only a reader of JSON could tell where it is. The router checks it, as it is one. */
+static bool find_socket(struct sockaddr_un *router)
 {
-    static const char key[] = "\"runDir\"", blank[] = " \t\n\r\v\f";
-    const char *at = memmem(config.bytes, config.length, key, strlen(key));
-    directory[0] = 0;
-    if (!at)
-        return true;
-    at += strlen(key);
-    at += strspn(at, blank);
-    if (*at++ != ':')
-        return false;
-    at += strspn(at, blank);
-    if (*at++ != '"')
-        return false;
-    size_t length = strcspn(at, "\"\\");
-    if (at[length] != '"' || length >= room)
-        return false;
-    memcpy(directory, at, length);
-    directory[length] = 0;
-    return true;
-}
-
-static bool find_socket(struct sockaddr_un *socket)
-{
-    char found[sizeof socket->sun_path];
-    const char *directory = found;
-    if (!find_run_directory(found, sizeof found))
-        return false;
-    if (!*directory)
+    static const char key[] = "\"runDir\"";
+    const char *directory = memmem(config.bytes, config.length, key, strlen(key));
+    int length = 0, skipped = 0;
+    if (directory) {
+        directory += strlen(key);
+        sscanf(directory, " : \"%n", &skipped);
+        directory += skipped;
+        length = strcspn(directory, "\"\\");
+        if (!skipped || directory[length] != '"')
+            return false;
+    }
+    if (length == 0) {
         directory = getenv(RUN_VARIABLE);
-    if (!directory || !*directory)
-        directory = RUN_DIRECTORY;
-    socket->sun_family = AF_UNIX;
-    size_t room = sizeof socket->sun_path;
-    return (size_t)snprintf(socket->sun_path, room, "%s/" SOCKET_NAME, directory) < room;
+        if (!directory || !*directory)
+            directory = RUN_DIRECTORY;
+        length = strlen(directory);
+    }
+    router->sun_family = AF_UNIX;
+    size_t room = sizeof router->sun_path;
+    int written = snprintf(router->sun_path, room, "%.*s/" SOCKET_NAME, length, directory);
+    return written < (int)room;
 }
 
 static bool begins(const char *text, const char *with)
