@@ -117,43 +117,30 @@ static bool write_all(int to, const char *bytes, size_t length)
     return true;
 }
 
-/* The text that the configuration has for "runDir"; empty if it has none.
- * False if only a reader of JSON could tell. The router checks it, as it is one. */
-static bool find_run_directory(char *directory, size_t room)
+/* False if only a reader of JSON could tell where it is. The router checks it, as it is one. */
+static bool find_socket(struct sockaddr_un *router)
 {
-    static const char key[] = "\"runDir\"", blank[] = " \t\n\r\v\f";
-    const char *at = memmem(config.bytes, config.length, key, strlen(key));
-    directory[0] = 0;
-    if (!at)
-        return true;
-    at += strlen(key);
-    at += strspn(at, blank);
-    if (*at++ != ':')
-        return false;
-    at += strspn(at, blank);
-    if (*at++ != '"')
-        return false;
-    size_t length = strcspn(at, "\"\\");
-    if (at[length] != '"' || length >= room)
-        return false;
-    memcpy(directory, at, length);
-    directory[length] = 0;
-    return true;
-}
-
-static bool find_socket(struct sockaddr_un *socket)
-{
-    char found[sizeof socket->sun_path];
-    const char *directory = found;
-    if (!find_run_directory(found, sizeof found))
-        return false;
-    if (!*directory)
+    static const char key[] = "\"runDir\"";
+    const char *directory = memmem(config.bytes, config.length, key, strlen(key));
+    int length = 0, skipped = 0;
+    if (directory) {
+        directory += strlen(key);
+        sscanf(directory, " : \"%n", &skipped);
+        directory += skipped;
+        length = strcspn(directory, "\"\\");
+        if (!skipped || directory[length] != '"')
+            return false;
+    }
+    if (length == 0) {
         directory = getenv(RUN_VARIABLE);
-    if (!directory || !*directory)
-        directory = RUN_DIRECTORY;
-    socket->sun_family = AF_UNIX;
-    size_t room = sizeof socket->sun_path;
-    return (size_t)snprintf(socket->sun_path, room, "%s/" SOCKET_NAME, directory) < room;
+        if (!directory || !*directory)
+            directory = RUN_DIRECTORY;
+        length = strlen(directory);
+    }
+    router->sun_family = AF_UNIX;
+    size_t room = sizeof router->sun_path;
+    int written = snprintf(router->sun_path, room, "%.*s/" SOCKET_NAME, length, directory);
+    return written < (int)room;
 }
 
 static bool begins(const char *text, const char *with)
@@ -186,14 +173,14 @@ static bool compose(const char *name, const char *socket_path)
 /* The answer's status, and where its content begins; 0 unless all of it is there. */
 static int status(char **content)
 {
-    static const char key[] = "\r\ncontent-length: ";
-    char *end = strstr(answer.bytes, "\r\n\r\n"), *length = strcasestr(answer.bytes, key);
-    if (!end || !length || length >= end)
+    char length_line[48], *end = strstr(answer.bytes, "\r\n\r\n");
+    if (!end)
         return 0;
     *content = end + strlen("\r\n\r\n");
-    size_t there = answer.bytes + answer.length - *content;
-    bool is_whole = strtoul(length + strlen(key), NULL, 10) == there;
-    return is_whole ? atoi(answer.bytes + strlen("HTTP/1.0 ")) : 0;
+    snprintf(length_line, sizeof length_line, "\r\ncontent-length: %zu\r\n",
+             (size_t)(answer.bytes + answer.length - *content));
+    const char *found = strcasestr(answer.bytes, length_line);
+    return found && found < end ? atoi(answer.bytes + strlen("HTTP/1.0 ")) : 0;
 }
 
 static long long now_ms(void)

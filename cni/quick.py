@@ -80,10 +80,10 @@ def ask(name: str, environment: "Mapping[str, str]", config: bytes) -> "bytes | 
 
 def whole(answer: bytes) -> tuple[int, bytes]:
     """Status and content; the status is 0 unless all of it is there."""
-    head, _, content = answer.partition(b"\r\n\r\n")
+    head, end, content = answer.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     length = b"content-length: %d" % len(content)
-    if not lines[0][9:12].isdigit() or not any(line.lower() == length for line in lines):
+    if not (end and lines[0][9:12].isdigit() and any(line.lower() == length for line in lines)):
         return 0, b""
     return int(lines[0][9:12]), content
 

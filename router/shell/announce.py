@@ -7,11 +7,11 @@ on which side the MAC is. RFC 5227 (section 3, ARP announcement) and RFC 4861 (s
 
 import socket
 import struct
-import threading
 from collections.abc import Iterable
 from contextlib import closing
 from ipaddress import IPv4Address, IPv6Address
 
+from weavepy.kernel.behind import do_behind
 from weavepy.kernel.netlink import explained
 
 ETHERTYPE_ARP = 0x0806
@@ -45,7 +45,7 @@ class Announcer:
 
     def close(self) -> None:
         """The kernel does it when no processor can be using it any more: 8 to 16 ms later."""
-        threading.Thread(target=self._socket.close, name="close").start()
+        do_behind(self._socket.close)
 
 
 def announce(interface: str, mac: str, addresses: Iterable[IPv4Address | IPv6Address]) -> None:

@@ -1,5 +1,9 @@
-"""The plugin's two forms. What is promised of the plugin is promised of both."""
+"""The plugin's two forms. What is promised of the plugin is promised of both.
 
+WEAVEPY_PLUGIN=python     what would test one form, the native one, tests the script
+"""
+
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,6 +20,8 @@ FORMS: dict[str, Callable[[], bytes]] = {"native": executable, "python": script}
 @cache
 def usual() -> str:
     """The form that `weavepy cni install` would choose here."""
+    if os.environ.get("WEAVEPY_PLUGIN"):
+        return os.environ["WEAVEPY_PLUGIN"]
     try:
         executable()
     except CannotCompile as error:

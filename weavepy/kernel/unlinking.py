@@ -3,7 +3,7 @@
 The kernel takes an interface out of everything and tells those who listen, within a millisecond.
 Then it waits for all processors to have passed a quiet point, twice, and answers: 16 ms. What it
 waits for is its own memory; the name is free, and no packet goes in or out any more. So the answer
-is awaited on a thread of its own, and the caller goes on when the end is told.
+is awaited behind the caller, who goes on when the end is told.
 """
 
 import errno
@@ -11,21 +11,17 @@ import os
 import select
 import socket
 import struct
-import threading
 from contextlib import suppress
 
+from weavepy.kernel.behind import do_behind
 from weavepy.kernel.messages import messages
 from weavepy.kernel.rtnetlink import DELLINK, Rtnetlink
-
-MAX_WAITING = 64
-"""Threads that await answers; who would be the next one waits for one of them."""
 
 _GROUP_LINK = 1
 _LINK_START = struct.Struct("=BxHi")
 """ifinfomsg: family (a bridge tells of lost ports in its own), device type, index."""
 
 _ANSWER_BYTES = 1 << 16
-_waiting = threading.BoundedSemaphore(MAX_WAITING)
 
 
 def unlink(index: int) -> bool:
@@ -34,10 +30,7 @@ def unlink(index: int) -> bool:
         listener.bind((0, _GROUP_LINK))
         ours, theirs = socket.socketpair()
         with ours:
-            request = (Rtnetlink(), index, theirs)
-            thread = threading.Thread(target=_delete, args=request, name="unlink", daemon=True)
-            _waiting.acquire()
-            thread.start()
+            do_behind(_delete, Rtnetlink(), index, theirs)
             if _is_told(index, listener, ours):
                 return True
             code = ours.recv(1)[0]
@@ -47,16 +40,13 @@ def unlink(index: int) -> bool:
 
 
 def _delete(route: Rtnetlink, index: int, asker: socket.socket) -> None:
-    try:
-        with route, asker:
-            try:
-                code = 0 if route.delete_link(index) else errno.ENODEV
-            except OSError as error:
-                code = error.errno or errno.EIO
-            with suppress(OSError):  # whoever asked has gone on
-                asker.send(bytes([code]))
-    finally:
-        _waiting.release()
+    with route, asker:
+        try:
+            code = 0 if route.delete_link(index) else errno.ENODEV
+        except OSError as error:
+            code = error.errno or errno.EIO
+        with suppress(OSError):  # whoever asked has gone on
+            asker.send(bytes([code]))
 
 
 def _is_told(index: int, listener: socket.socket, answer: socket.socket) -> bool:

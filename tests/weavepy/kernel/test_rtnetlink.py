@@ -10,6 +10,7 @@ import pytest
 
 from tests.namespaces import Namespaces, run
 from weavepy.kernel import netlink as by_pyroute2
+from weavepy.kernel.behind import MAX_THREADS
 from weavepy.kernel.rtnetlink import (
     BRIDGE_FORWARD_DELAY,
     BRIDGE_SNOOPING,
@@ -18,7 +19,7 @@ from weavepy.kernel.rtnetlink import (
     PORT_ISOLATED,
     Rtnetlink,
 )
-from weavepy.kernel.unlinking import MAX_WAITING, unlink
+from weavepy.kernel.unlinking import unlink
 
 pytestmark = pytest.mark.root
 
@@ -189,7 +190,7 @@ def test_an_unlinked_interface_is_gone_when_that_is_told(namespaces: Namespaces)
 
     def come_and_go() -> None:
         with Rtnetlink() as route, container.open() as there:
-            for _ in range(MAX_WAITING // 2):
+            for _ in range(MAX_THREADS // 2):
                 for name in ("v0", "v1", "v2"):
                     route.make_veth(
                         name, 1400, peer=name, peer_mac=MAC, peer_namespace=there.fileno()
