@@ -8,14 +8,16 @@ in an encrypted mesh, where its tunnels can only be in clear, to trusted subnets
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastdp.core.effects import AdoptedTunnel
 from fastdp.core.policy import Mode, Policy
+from fastdp.shell import xfrm
 from fastdp.shell.driver import Driver
-from fastdp.shell.ovs import OvsDriver
+from fastdp.shell.ovs import NOT_ENCRYPTED, OvsDriver
 from fastdp.shell.vxlan import VxlanDriver
 from weavepy.base.errors import WeavepyError
+from weavepy.daemon.options import Options
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,16 @@ class Chosen:
     adopted: list[AdoptedTunnel]
     better: str = ""
     """Why not a better driver; empty if there is none."""
+
+
+def wanted_policy(options: Options) -> Policy:
+    """What the fast path is to be here, before any driver has been asked. Blocks."""
+    policy = Policy(options.fastdp, options.encrypted, trusted=options.trusted_subnets)
+    if options.fastdp == "off" or not options.encrypted:
+        return policy
+    if options.fastdp == "ovs":
+        return replace(policy, no_esp=NOT_ENCRYPTED)
+    return replace(policy, no_esp=xfrm.why_not())
 
 
 def drivers(mode: Mode, bridge: str, tap: str, port: int, *, esp: bool = False) -> list[Driver]:

@@ -14,7 +14,6 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 from random import SystemRandom
 from typing import TypeVar
@@ -31,9 +30,6 @@ from fastdp.core.effects import (
 )
 from fastdp.core.paths import PORT as FASTDP_PORT
 from fastdp.core.paths import FastPaths
-from fastdp.core.policy import Policy
-from fastdp.shell import xfrm
-from fastdp.shell.ovs import NOT_ENCRYPTED
 from ipam.core.effects import AnswerRequest, Persist, SettleTakeOver
 from ipam.core.ipam import Ipam
 from ipam.shell.store import Store
@@ -50,7 +46,6 @@ from router.mesh.effects import (
     UnicastReceived,
 )
 from router.mesh.mesh import Mesh
-from router.mesh.targets import parse_address
 from router.shell import underlay
 from router.shell.address_watch import AddressWatch
 from router.shell.datapath import DatapathOptions
@@ -63,14 +58,14 @@ from weavepy.base.effects import LogLine
 from weavepy.base.errors import WeavepyError
 from weavepy.base.gossip import Announce, Channel, Unicast
 from weavepy.base.names import PeerName, PeerUid, ShortId
-from weavepy.daemon import api, benching, files, listener
+from weavepy.daemon import api, benching, files, listener, mtus
 from weavepy.daemon.applied import AppliedObjects
 from weavepy.daemon.attachments import Attachments
 from weavepy.daemon.capture import Capturing
 from weavepy.daemon.clock import Timer
 from weavepy.daemon.cluster import ClusterObjects
 from weavepy.daemon.datapath import RunningDatapath, adopted_peers
-from weavepy.daemon.drivers import choose, drivers
+from weavepy.daemon.drivers import choose, drivers, wanted_policy
 from weavepy.daemon.drops import Drops
 from weavepy.daemon.kubernetes import Kubernetes
 from weavepy.daemon.lobby import Lobby
@@ -132,11 +127,11 @@ class Router:
             mesh_ports=(options.port, FASTDP_PORT),
             is_node=options.kubernetes is not None,
         )
-        self._wanted = wanted = await self._on_host(self._fastdp_policy)
-        self.underlay_mtu_bytes, self.mtu_bytes, warning = await self._on_host(self._mtus)
-        if warning:
-            log.warning("%s", warning)
-        await self._on_host(lambda: self.host.ensure_bridge(self.mtu_bytes))
+        self._wanted = wanted = await self._on_host(lambda: wanted_policy(options))
+        self.mtus = await self._on_host(self._look_at_mtus)
+        if self.mtus.warning:
+            log.warning("%s", self.mtus.warning)
+        await self._on_host(lambda: self.host.ensure_bridge(self.mtus.overlay_bytes))
         await self._fit_containers()
 
         datapath_options = DatapathOptions(
@@ -145,8 +140,8 @@ class Router:
             log_file=directories.datapath_log_file,
             tap=TAP,
             port=options.port,
-            mtu_bytes=self.mtu_bytes,
-            underlay_mtu_bytes=self.underlay_mtu_bytes,
+            mtu_bytes=self.mtus.overlay_bytes,
+            underlay_mtu_bytes=self.mtus.underlay_bytes,
             encrypted=options.encrypted,
             offload=options.offload,
             separate=options.separate_datapath,
@@ -230,7 +225,7 @@ class Router:
             discovery=options.discovery,
             connection_limit=options.connection_limit,
             short_id=ShortId(snapshot.ourself) if snapshot.ourself else None,
-            mtu_bytes=self.mtu_bytes,
+            mtu_bytes=self.mtus.overlay_bytes,
             given=options.peers,
             remembered=remembered,
             advertised=options.advertise,
@@ -241,17 +236,17 @@ class Router:
             rng,
             now,
             policy=self.fastdp,
-            mtu_bytes=self.mtu_bytes,
+            mtu_bytes=self.mtus.overlay_bytes,
             port=FASTDP_PORT,
             ourself=identity.name,
-            underlay_mtu_bytes=self.underlay_mtu_bytes,
+            underlay_mtu_bytes=self.mtus.underlay_bytes,
             rekey_s=options.esp_rekey_s,
             adopted=self.chosen.adopted,
         )
         self.node = Node(mesh, ipam, negotiator, self, self.paths)
         self.ring = RingService(self.node, self.requests, options, self.changed, self.store)
         self.attachments = Attachments(
-            self.host, self.ring, self._thread, self.mtu_bytes, TAP, self.objects
+            self.host, self.ring, self._thread, self.mtus.overlay_bytes, TAP, self.objects
         )
         self.pods = Pods(
             self.host,
@@ -297,37 +292,10 @@ class Router:
             identity.name,
             options.nickname,
             options.port,
-            self.mtu_bytes,
+            self.mtus.overlay_bytes,
             "encrypted" if options.encrypted else "NOT ENCRYPTED",
             f"adopted (pid {snapshot.pid})" if adopted else f"started (pid {snapshot.pid})",
         )
-
-    def _fastdp_policy(self) -> Policy:
-        options = self.options
-        policy = Policy(options.fastdp, options.encrypted, trusted=options.trusted_subnets)
-        if options.fastdp == "off" or not options.encrypted:
-            return policy
-        if options.fastdp == "ovs":
-            return replace(policy, no_esp=NOT_ENCRYPTED)
-        return replace(policy, no_esp=xfrm.why_not())
-
-    def _mtus(self) -> tuple[int, int, str]:
-        """The underlay's MTU, the overlay's that follows or was asked for, and what it costs."""
-        peers = [parse_address(text, self.options.port).host for text in self.options.peers]
-        ours = (self.options.bridge, TAP)
-        underlay_mtu = underlay.underlay_mtu(peers, ours=ours)
-        overhead_bytes, policy = underlay.OVERHEAD_BYTES, self._wanted
-        version = 6 if underlay.meets_by_ipv6(peers, ours=ours) else 4
-        in_esp = policy.has_esp and not policy.trusted
-        if policy.mode in ("ovs", "vxlan"):
-            overhead_bytes = underlay.VXLAN_OVERHEAD_BYTES[version]
-            overhead_bytes += underlay.ESP_OVERHEAD_BYTES if in_esp else 0
-        elif policy.has_esp and version == 6:
-            overhead_bytes = underlay.VXLAN_OVERHEAD_BYTES[6] + underlay.ESP_OVERHEAD_BYTES
-        overlay = underlay.overlay_mtu(underlay_mtu, overhead_bytes)
-        if self.options.mtu_bytes is not None:
-            return underlay_mtu, self.options.mtu_bytes, ""
-        return underlay_mtu, overlay.mtu_bytes, overlay.warning
 
     async def _listen(self) -> None:
         options = self.options
@@ -497,19 +465,20 @@ class Router:
         others are told that they may send to this host. Only a pod that asked for less keeps it.
         """
         try:
-            underlay_mtu_bytes, mtu_bytes, warning = await self._on_host(self._mtus)
+            now_are = await self._on_host(self._look_at_mtus)
         except underlay.NoUnderlay:
             return  # it may come back as it was
-        before = self.underlay_mtu_bytes, self.mtu_bytes
-        if before == (underlay_mtu_bytes, mtu_bytes):
+        before = self.mtus
+        if now_are == before:
             return
-        self.underlay_mtu_bytes, self.mtu_bytes = underlay_mtu_bytes, mtu_bytes
+        self.mtus = now_are
+        underlay_mtu_bytes, mtu_bytes = now_are.underlay_bytes, now_are.overlay_bytes
         log.info("the underlay's MTU is %d now, the overlay's %d", underlay_mtu_bytes, mtu_bytes)
-        if warning:
-            log.warning("%s", warning)
-        if mtu_bytes != before[1]:
+        if now_are.warning:
+            log.warning("%s", now_are.warning)
+        if mtu_bytes != before.overlay_bytes:
             self.attachments.mtu_bytes = mtu_bytes
-            await self._fit_containers(before[1])
+            await self._fit_containers(before.overlay_bytes)
             self._tell_paths(
                 lambda paths, now: paths.handle_mtu(mtu_bytes, underlay_mtu_bytes, now)
             )
@@ -518,11 +487,14 @@ class Router:
             self._timer.arm()
         self.datapath.set_mtus(mtu_bytes, underlay_mtu_bytes)
 
+    def _look_at_mtus(self) -> mtus.Mtus:
+        return mtus.look(self.options, self._wanted, TAP)
+
     async def _fit_containers(self, before: int = 0) -> None:
         """None may be larger than the overlay is now. Those that were as large as it was `before`
         grow with it; a smaller one was asked for."""
         try:
-            await self._on_host(lambda: self.host.set_mtu(self.mtu_bytes, before))
+            await self._on_host(lambda: self.host.set_mtu(self.mtus.overlay_bytes, before))
         except WeavepyError as error:
             log.error("containers may have another MTU than the overlay: %s", error)
 
