@@ -26,8 +26,8 @@ from ipam.core.election import InitMode
 from ipam.core.ipam import Ipam
 from router.mesh.effects import CloseLink, Dial, LinkId, RememberTargets, SendBytes
 from router.mesh.identity import Identity
-from router.mesh.mesh import AdoptedPeer, Mesh
-from router.sleeve.messages import FromDatapath, Snapshot
+from router.mesh.mesh import Mesh
+from router.sleeve.messages import FromDatapath
 from router.sleeve.negotiation import Negotiator, TellDatapath
 from tests.sim.checkers import Checkers
 from tests.sim.datapath import Datapath
@@ -37,6 +37,7 @@ from tests.sim.network import PORT, End, Network
 from tests.sim.world import World
 from weavepy.base.effects import LogLine
 from weavepy.base.names import PeerName, PeerUid, ShortId
+from weavepy.daemon.datapath import adopted_peers
 from weavepy.daemon.node import Node, WorldEffect
 
 UNDERLAY = ip_network("10.0.0.0/8")
@@ -234,7 +235,7 @@ class Host:
             short_id=ShortId(snapshot.ourself) if snapshot.ourself else None,
             given=settings.given,
             remembered=remembered,
-            adopted=_adopted(snapshot),
+            adopted=adopted_peers(snapshot),
             draw_ephemeral=lambda: keys.randbytes(32),
         )
         self._checkers.watch_mesh(self, mesh)
@@ -740,13 +741,3 @@ class Host:
     def tunnel_removed(self, tunnel: Tunnel, carrying: bool) -> None:
         if carrying:
             self._checkers.fail(f"{self.label} removes the tunnel to {tunnel.peer} as it carries")
-
-
-def _adopted(snapshot: Snapshot) -> tuple[AdoptedPeer, ...]:
-    """As the daemon chooses them."""
-    short_ids = {name: short_id for short_id, name in snapshot.routes.short_ids.items()}
-    return tuple(
-        AdoptedPeer(PeerName(session.peer), ShortId(short_ids[session.peer]), session.endpoint_host)
-        for session in snapshot.sessions
-        if session.up and session.peer in short_ids
-    )

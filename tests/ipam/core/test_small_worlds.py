@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, ExitStack
 import pytest
 
 from tests.ipam.core.small_worlds import Event, Explorer, World
-from tests.sim.sabotage import (
+from tests.sim.mistakes.ring import (
     merge_prefers_the_older,
     restart_is_not_checked,
     version_not_raised,
