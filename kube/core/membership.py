@@ -32,6 +32,10 @@ REGISTER_S = 600.0
 LOOK_AROUND_S = 5.0
 """So long a new router waits for a peer that has a ring, before it has the first one decided."""
 
+STRANGE_S = 5.0
+"""Who owns something, is out of reach and not on record may just have joined: news of the ring
+travels faster than that of links. So long we wait until we read the register because of it."""
+
 RECLAIM_S = 20.0
 PUT_OFF_S = 30.0
 """After a reclaim that came to nothing, if nothing changes."""
@@ -313,7 +317,8 @@ class Membership:
         due = [
             peer
             for peer, since in self._absent_since.items()
-            if sight.now >= since + truth.turn_s(peer, self._ourself, sight.reachable)
+            if sight.now >= since + (STRANGE_S if peer in unknown else 0.0)
+            and sight.now >= since + truth.turn_s(peer, self._ourself, sight.reachable)
         ]
         if not due or sight.now < self._reclaim_at:
             return

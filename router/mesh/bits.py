@@ -53,12 +53,3 @@ def mover(sources: Sequence[int], width: int) -> Callable[[int], int]:
         return int("".join(pick(digits)), 2)
 
     return move
-
-
-def transposed(rows: Sequence[int]) -> list[int]:
-    """The matrix of links the other way round: bit i of column j is bit j of row i."""
-    width = len(rows)
-    if not width:
-        return []
-    digits = [format(row, f"0{width}b") for row in reversed(rows)]
-    return [int("".join(column), 2) for column in reversed(list(zip(*digits, strict=True)))]

@@ -1,7 +1,9 @@
 """What we know of the mesh, what we say of ourself in it, and the routes that follow.
 
-Changes come in bursts: a peer that joins connects to many. So our own record changes at once,
-but news is passed on, and routes are computed, a few milliseconds after the first of a burst.
+Changes come in bursts: a peer that joins connects to many. So news is passed on, and routes are
+computed, a few milliseconds after the first of a burst. When our own record changes says `Herald`.
+Until then we do not count on our new links either, as all must compute the same; on those that we
+have lost we never do.
 
 Each of n peers hears all news, and works on it for a time that grows with n. So the next burst is
 the longer after the last one the more peers there are: while a thousand join, each is told, and
@@ -22,9 +24,10 @@ from router.mesh.effects import (
     ReachableChanged,
     RoutesChanged,
 )
+from router.mesh.herald import Herald
 from router.mesh.neighbours import Neighbour
 from router.mesh.records import MAX_VERSION, Record
-from router.mesh.routes import Routes, compute_routes
+from router.mesh.routes import Routes, Surveyor
 from router.mesh.topology import Learnt, Topology
 from weavepy.base.deadline import NEVER, Deadline, earliest
 from weavepy.base.names import PeerName, PeerUid, ShortId
@@ -44,6 +47,15 @@ ADOPTION_S = 10.0
 has overlay sessions with have not told it about the mesh yet."""
 
 ViewEffect = PeerAdded | PeerRemoved | RoutesChanged | ReachableChanged | IdentityCopied | LogLine
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """By names, as numbers change with the roster."""
+
+    control: tuple[PeerName, ...] = ()
+    established: tuple[PeerName, ...] = ()
+    outbound: tuple[PeerName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,10 @@ class View:
         self._ourself = ourself
         self._rng = rng
         self._clones = clones
+        self._surveyor = Surveyor()
+        self._herald = Herald()
+        self._links = _Links()
+        self._addresses: tuple[str, ...] = ()
         self._news: dict[PeerName, PeerName | None] = {}
         self._news_at = NEVER.at
         self._news_not_before = now
@@ -125,26 +141,27 @@ class View:
     def describe(
         self, neighbours: Mapping[PeerName, Neighbour], addresses: Sequence[str], now: float
     ) -> None:
-        """Say in our record what our links are now."""
-        roster = self.topology.roster
+        """Take note of what our links are now, to say it in our record when it is time."""
         everyone = neighbours.values()
         self._carries_traffic |= any(neighbour.established for neighbour in everyone)
         for name in list(self._awaited):
             if name not in neighbours:
                 del self._awaited[name]
-        self._change_ours(
-            replace(
-                self.ours,
-                addresses=tuple(addresses) or self.ours.addresses,
-                control=roster.set_of(one.name for one in everyone if one.connected),
-                established=roster.set_of(one.name for one in everyone if one.established),
-                outbound=roster.set_of(one.name for one in everyone if one.outbound),
-            ),
-            now,
+        links = _Links(
+            control=tuple(one.name for one in everyone if one.connected),
+            established=tuple(one.name for one in everyone if one.established),
+            outbound=tuple(one.name for one in everyone if one.outbound),
         )
+        if links != self._links:
+            self._links = links
+            self._compute_soon(now)
+        self._addresses = tuple(addresses) or self._addresses
+        self._herald.handle_change(self.ours, self._true(), len(self.records), now)
+        self._say_what_is_due(now)
 
     def describe_mtu(self, mtu_bytes: int, now: float) -> None:
-        self._change_ours(replace(self.ours, mtu_bytes=mtu_bytes), now)
+        if mtu_bytes != self.ours.mtu_bytes:
+            self._publish(replace(self._true(), mtu_bytes=mtu_bytes), now)
 
     def merge(self, update: bytes, source: PeerName, now: float) -> tuple[Learnt, list[ViewEffect]]:
         learnt = self.topology.merge(update)
@@ -174,6 +191,7 @@ class View:
     def handle_timeout(self, now: float) -> list[ViewEffect]:
         if now >= self._outbid_at:
             self._outbid(now)
+        self._say_what_is_due(now)
         due = self._routes_deadline()
         return self._recompute(now) if now >= due.at else []
 
@@ -181,20 +199,33 @@ class View:
         return earliest(
             Deadline(self._news_at, "pass topology news on"),
             Deadline(self._outbid_at, "outbid a record of ourself that we did not write"),
+            self._herald.next_deadline(),
             self._routes_deadline(),
         )
 
     # --- our own record ----------------------------------------------------------------------
 
-    def _change_ours(self, record: Record, now: float) -> None:
-        if record != self.ours:
-            self._publish(record, now)
+    def _true(self) -> Record:
+        """Our record as it should be."""
+        set_of = self.topology.roster.set_of
+        return replace(
+            self.ours,
+            addresses=self._addresses,
+            control=set_of(self._links.control),
+            established=set_of(self._links.established),
+            outbound=set_of(self._links.outbound),
+        )
+
+    def _say_what_is_due(self, now: float) -> None:
+        if now >= self._herald.next_deadline().at:
+            self._publish(self._true(), now)
 
     def _publish(self, record: Record, now: float) -> None:
         version = max(self.ours.version, self._claimed_version)
         if version < MAX_VERSION:
             version += 1
         self.topology.write(replace(record, version=version))
+        self._herald.handle_said(len(self.records), now)
         self._add_news(self._ourself, None, now)
         self._compute_soon(now)
 
@@ -227,7 +258,7 @@ class View:
         self._outbid_at = NEVER.at
         self._outbid_again_at = now + OUTBID_AGAIN_S
         self._is_contested = False
-        self._publish(self.ours, now)
+        self._publish(self._true(), now)
 
     def _settle_short_id(self, now: float) -> None:
         rivals = short_ids.rivals(self._ourself, self.records)
@@ -241,7 +272,7 @@ class View:
             return
         self._disputed_since = None
         short_id = short_ids.draw(self._rng, self.records.values())
-        self._change_ours(replace(self.ours, short_id=short_id), now)
+        self._publish(replace(self._true(), short_id=short_id), now)
 
     def _write_placeholder(self, peer: AdoptedPeer) -> None:
         """Until an adopted peer tells of itself, let it be one that has a link with us."""
@@ -283,7 +314,7 @@ class View:
         self._routes_not_before = now + self._spacing_s()
         self._recomputed = True
         self._settle_short_id(now)
-        routes = compute_routes(self._ourself, self.records, self.topology.roster)
+        routes = self._compute_routes()
         self.routes = routes
         for name in self.topology.returned:
             if name in routes.alive:
@@ -296,6 +327,17 @@ class View:
             *self._show_new_peers(),
             *self._tell_routes(now),
         ]
+
+    def _compute_routes(self) -> Routes:
+        ours, true = self.ours, self._true()
+        kept = replace(
+            ours,
+            control=ours.control & true.control,
+            established=ours.established & true.established,
+        )
+        return self._surveyor.compute(
+            self._ourself, {**self.records, self._ourself: kept}, self.topology.roster
+        )
 
     def _show_new_peers(self) -> list[PeerAdded]:
         added = []

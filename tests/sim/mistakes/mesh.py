@@ -18,7 +18,7 @@ from tests.router.mesh import test_connection
 def broadcast_without_choosing_parents() -> Sequence[Any]:
     """Every neighbour that is nearer to the source passes a broadcast on."""
 
-    def children(ourself: int, graph: Sequence[int]) -> dict[int, list[int]]:
+    def children(ourself: int, graph: Sequence[int], *_: object) -> dict[int, list[int]]:
         distance = _distances(graph)
         mine = [at for at in range(len(graph)) if graph[ourself] >> at & 1]
         return {
@@ -46,7 +46,7 @@ def orphans_dropped_at_once() -> Sequence[Any]:
 
 
 def one_way_links_taken_for_routes() -> Sequence[Any]:
-    return [patch.object(routes, "transposed", lambda rows: rows)]
+    return [patch.object(routes, "is_mutual", lambda links, one, other: links[one] >> other & 1)]
 
 
 def duplicates_kept_by_who_dialled() -> Sequence[Any]:

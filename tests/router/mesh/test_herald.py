@@ -1,0 +1,82 @@
+"""When our own record changes: a loss at once, gains together, and what passes not at all."""
+
+from dataclasses import replace
+from math import inf
+
+from router.mesh.herald import BURST, MAX_SPACING_S, SPACING_S, Herald
+from router.mesh.records import Record
+from weavepy.base.names import PeerName, PeerUid, ShortId
+
+SAID = Record(
+    name=PeerName("02:00:00:00:00:01"),
+    uid=PeerUid(1),
+    version=1,
+    nickname="us",
+    short_id=ShortId(1),
+    router_version="",
+    addresses=(),
+    control=0b0110,
+    established=0b0110,
+    outbound=0b0010,
+)
+MORE = replace(SAID, control=0b1110, established=0b1110)
+
+
+def said_at(herald: Herald, true: Record, now: float, peers: int = 100) -> float:
+    herald.handle_change(SAID, true, peers, now)
+    return herald.next_deadline().at
+
+
+def busy_herald(peers: int, now: float = 0.0) -> Herald:
+    """One that has said as much as it may at once."""
+    herald = Herald()
+    for _ in range(BURST):
+        herald.handle_said(peers, now)
+    return herald
+
+
+def test_a_lost_link_is_told_at_once_however_much_was_said_before() -> None:
+    assert said_at(busy_herald(1000), replace(SAID, control=2, established=2), 0.1, 1000) == 0.1
+    assert said_at(busy_herald(1000), replace(SAID, established=2), 0.1, 1000) == 0.1
+
+
+def test_a_new_link_is_told_as_soon_as_its_overlay_works_too() -> None:
+    assert said_at(Herald(), MORE, 0.0, peers=2) <= 0.01
+    assert 0.1 <= said_at(Herald(), MORE, 0.0, peers=1000) <= 0.25
+
+
+def test_many_new_links_are_told_together_the_rarer_the_larger_the_mesh() -> None:
+    assert said_at(busy_herald(100), MORE, 0.5) == 100 * SPACING_S
+    assert said_at(busy_herald(4000), MORE, 0.5, 4000) == MAX_SPACING_S
+
+
+def test_a_mesh_of_a_thousand_says_little_in_a_long_storm() -> None:
+    herald, said, now = Herald(), 0, 0.0
+    while now < 60.0:
+        herald.handle_change(SAID, MORE, 1000, now)
+        if now >= herald.next_deadline().at:
+            herald.handle_said(1000, now)
+            said += 1
+        now += 0.1
+    assert 60 / MAX_SPACING_S <= said <= 60 / MAX_SPACING_S + BURST
+
+
+def test_quiet_pays_for_a_burst_and_for_no_more() -> None:
+    herald = busy_herald(1000)
+    assert said_at(herald, MORE, 1000.0, 1000) < 1000.3
+    for _ in range(BURST):
+        herald.handle_said(1000, 1001.0)
+    assert said_at(herald, MORE, 1001.1, 1000) == 1001.0 + MAX_SPACING_S
+
+
+def test_that_a_router_is_upgraded_is_never_told_if_it_comes_back_soon() -> None:
+    herald = Herald()
+    orphaned = replace(SAID, control=0b0010)
+    assert said_at(herald, orphaned, 0.0, 1000) == MAX_SPACING_S
+    assert said_at(herald, SAID, 3.0, 1000) == inf
+
+
+def test_another_change_does_not_put_off_what_is_due() -> None:
+    herald = Herald()
+    first = said_at(herald, MORE, 0.0, 1000)
+    assert said_at(herald, replace(MORE, control=0b11110), 0.1, 1000) == first
