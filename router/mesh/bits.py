@@ -15,6 +15,18 @@ FEW = 8
 
 _DIGITS_TO_FLAGS = bytes.maketrans(b"01", b"\x00\x01")
 
+_powers: list[int] = []
+"""Of two; as many as were ever needed, which are less than the names of a roster."""
+
+
+def set_of(numbers: Sequence[int]) -> int:
+    """The set of these numbers, each of which must be there once."""
+    try:
+        return sum(map(_powers.__getitem__, numbers))
+    except IndexError:
+        _powers.extend(1 << power for power in range(len(_powers), max(numbers) + 1))
+        return sum(map(_powers.__getitem__, numbers))
+
 
 def indexes(bits: int) -> list[int]:
     """The numbers of the members, lowest first."""

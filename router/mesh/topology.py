@@ -14,18 +14,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from router.mesh.bits import indexes
-from router.mesh.records import (
-    MARK_BYTES,
-    MAX_ROSTER,
-    Record,
-    Roster,
-    WireRecord,
-    decode_update,
-    encode_update,
-    fingerprint,
-    key_of,
-    moved,
-)
+from router.mesh.records import MAX_ROSTER, Record, Roster, fingerprint, key_of, moved
+from router.mesh.updates import MARK_BYTES, WireRecord, decode_update, encode_update
 from weavepy.base.deadline import NEVER, Deadline
 from weavepy.base.digest import BucketDigest, bucket_of
 from weavepy.base.errors import ProtocolError
@@ -64,6 +54,8 @@ class Topology:
         self._ourself = ourself
         self._records: dict[PeerName, Record] = {}
         self._fingerprints: dict[PeerName, bytes] = {}
+        self._known: dict[bytes, tuple[int, int, bytes]] = {}
+        """Of each record by its subject's key: version, UID, and the mark that it travels with."""
         self._digest = BucketDigest()
         self._unreachable_since: dict[PeerName, float] = {}
         self._buried: dict[PeerName, tuple[int, int]] = {}
@@ -123,14 +115,15 @@ class Topology:
             return record.version > ours.version
         return record.version >= ours.version
 
-    def _is_known(self, heard: WireRecord, name: PeerName) -> bool:
+    def _is_known(self, heard: WireRecord, key: bytes) -> bool:
         """Whether it is older than what we have, or the same."""
-        known = self._records.get(name)
-        if known is None or name == self._ourself:
+        known = self._known.get(key)
+        if known is None:
             return False
-        if (heard.version, heard.uid) != (known.version, known.uid):
-            return (heard.version, heard.uid) < (known.version, known.uid)
-        return bool(heard.mark) and self._fingerprints.get(name, b"")[:MARK_BYTES] == heard.mark
+        version, uid, mark = known
+        if heard.version != version or heard.uid != uid:
+            return (heard.version, heard.uid) < (version, uid)
+        return heard.mark == mark != b""
 
     def _is_news(self, record: Record) -> bool:
         known = self._records.get(record.name)
@@ -143,17 +136,21 @@ class Topology:
         return fingerprint(record, self.roster) > self._fingerprints[record.name]
 
     def _store(self, record: Record) -> None:
-        self._drop_from_digest(record.name)
+        key = key_of(record.name)
+        self._drop_from_digest(record.name, key)
         self._records[record.name] = record
+        mark = b""
         if record.version:
             mark = fingerprint(record, self.roster)
             self._fingerprints[record.name] = mark
-            self._digest.toggle(key_of(record.name), mark)
+            self._digest.toggle(key, mark)
+        if record.name != self._ourself:
+            self._known[key] = record.version, record.uid, mark[:MARK_BYTES]
 
-    def _drop_from_digest(self, name: PeerName) -> None:
+    def _drop_from_digest(self, name: PeerName, key: bytes) -> None:
         mark = self._fingerprints.pop(name, None)
         if mark is not None:
-            self._digest.toggle(key_of(name), mark)
+            self._digest.toggle(key, mark)
 
     # --- the channel -------------------------------------------------------------------------
 
@@ -218,8 +215,9 @@ class Topology:
         return buried is not None and (record.version, record.uid) <= buried
 
     def _bury(self, name: PeerName) -> None:
-        record = self._records.pop(name)
-        self._drop_from_digest(name)
+        record, key = self._records.pop(name), key_of(name)
+        self._drop_from_digest(name, key)
+        del self._known[key]
         self._unreachable_since.pop(name, None)
         self._returned.pop(name, None)
         self._buried.pop(name, None)

@@ -7,6 +7,7 @@ the buckets that differ.
 """
 
 import hashlib
+from functools import lru_cache
 
 BUCKETS = 64
 HASH_BYTES = 8
@@ -16,6 +17,7 @@ def item_hash(item: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(item, digest_size=HASH_BYTES).digest(), "big")
 
 
+@lru_cache(maxsize=1 << 13)
 def bucket_of(key: bytes) -> int:
     return hashlib.blake2b(key, digest_size=1).digest()[0] % BUCKETS
 

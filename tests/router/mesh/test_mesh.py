@@ -21,7 +21,8 @@ from router.mesh.effects import (
     UnicastReceived,
 )
 from router.mesh.links import MAX_HALF_OPEN
-from router.mesh.records import MAX_VERSION, Record, Roster, encode_update
+from router.mesh.records import MAX_VERSION, Record, Roster
+from router.mesh.updates import encode_update
 from tests.router.mesh.harness import (
     Host,
     World,

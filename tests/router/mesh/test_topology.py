@@ -1,22 +1,14 @@
 """The topology is a join, whatever it is fed."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from router.mesh.records import (
-    MAX_NICKNAME_LENGTH,
-    MAX_ROSTER,
-    Record,
-    Roster,
-    WireRecord,
-    WireUpdate,
-    decode_update,
-    encode_update,
-    fingerprint,
-)
+from router.mesh.records import MAX_ROSTER, Record, Roster, fingerprint, name_of
 from router.mesh.topology import UNREACHABLE_S, Topology
-from weavepy.base.names import PeerName, PeerUid, ShortId
+from router.mesh.updates import WireRecord, WireUpdate, decode_update, encode_update
+from weavepy.base.names import MAX_NICKNAME_LENGTH, PeerName, PeerUid, ShortId
 from weavepy.base.wire import encode
 
 NAMES = [PeerName(bytes([number] * 6).hex(":")) for number in range(1, 8)]
@@ -67,9 +59,9 @@ def test_what_is_known_is_not_read_again() -> None:
     topology = joined(update((0, 2, 1, (1, 2)), (1, 1, 1, ())))
     names: list[PeerName] = []
 
-    def is_known(heard: WireRecord, name: PeerName) -> bool:
-        names.append(name)
-        return topology._is_known(heard, name)
+    def is_known(heard: WireRecord, key: bytes) -> bool:
+        names.append(name_of(key))
+        return topology._is_known(heard, key)
 
     def read(data: bytes) -> list[tuple[PeerName, int]]:
         found = decode_update(data, Roster(), is_known).records
@@ -96,6 +88,14 @@ records = st.tuples(
     st.lists(st.integers(0, 6), unique=True).map(tuple),
 )
 good_updates = st.lists(records, max_size=6).map(lambda made: update(*made))
+packed_sets = st.one_of(
+    st.just(b""),
+    st.binary(max_size=3),
+    st.binary(max_size=2).map(lambda data: b"\0" + data),
+    st.lists(st.integers(0, 7), max_size=3).map(
+        lambda places: b"\1" + b"".join(place.to_bytes(2, "little") for place in places)
+    ),
+)
 wire_records = st.builds(
     WireRecord,
     subject=st.integers(-1, 8),
@@ -105,9 +105,9 @@ wire_records = st.builds(
     short_id=st.sampled_from([-1, 0, 1, 4094, 4095, 9999]),
     router_version=st.sampled_from(["", "1", "x" * 65]),
     addresses=st.lists(st.sampled_from(["h:1", "", "x" * 300]), max_size=9),
-    control=st.binary(max_size=3),
-    established=st.binary(max_size=3),
-    outbound=st.binary(max_size=3),
+    control=packed_sets,
+    not_both=packed_sets,
+    outbound=packed_sets,
 )
 odd_updates = st.builds(
     WireUpdate,
@@ -263,6 +263,52 @@ def test_a_thousand_peers_in_full_mesh_fit_into_half_a_megabyte() -> None:
     decoded = decode_update(data, Roster())
     assert decoded.ignored == 0
     assert len(decoded.records) == 1000
+
+
+def test_one_record_of_many_that_travel_together_is_short_in_a_sparse_mesh() -> None:
+    roster = Roster()
+    names = [PeerName(number.to_bytes(6, "big").hex(":")) for number in range(1000)]
+    roster.set_of(names)
+    made = []
+    for number, name in enumerate(names):
+        links = roster.set_of(names[(number + step * 31) % 1000] for step in range(1, 33))
+        made.append(
+            Record(name, PeerUid(2**62), 10, f"host-{number}", ShortId(number), "0.1.0",
+                   ("10.0.0.1:6783",), links, links, links & links >> 1)
+        )  # fmt: skip
+    data = encode_update(made, roster)
+    assert len(data) < 150 * 1000
+    assert decode_update(data, roster).records == made
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        b"\1\1",
+        b"\1\1\0\1\0",
+        b"\1\2\0",
+        b"\1\0\0",
+        b"\0\4",
+        b"\0\1",
+        b"\2\1\0",
+        b"\1\1\0\0\0\0\0",
+    ],
+    ids=["half", "twice", "too high", "itself", "high bit", "own bit", "strange", "too many"],
+)
+def test_links_that_make_no_sense_are_left_out(control: bytes) -> None:
+    wire = WireRecord(0, 1, 1, "n", 1, "1", [], control, b"", b"")
+    learnt = Topology(None).merge(encode(WireUpdate(bytes(6) + bytes([1] * 6), [wire])))
+    assert (learnt.changed, learnt.ignored) == ((), 1)
+
+
+def test_links_are_understood_as_bits_and_as_places() -> None:
+    for control in (b"\0\2", b"\1\1\0"):
+        wire = WireRecord(0, 1, 1, "n", 1, "1", [], control, control, control)
+        topology = Topology(None)
+        topology.merge(encode(WireUpdate(bytes(6) + bytes([1] * 6), [wire])))
+        (found,) = topology.records.values()
+        assert topology.roster.names_of(found.control) == [name_of(bytes([1] * 6))]
+        assert (found.established, found.outbound) == (0, found.control)
 
 
 def test_our_own_record_is_never_overwritten_but_claims_on_it_are_told() -> None:

@@ -3,7 +3,8 @@
 from random import Random
 
 from router.mesh.clones import CloneWatch
-from router.mesh.records import Record, Roster, encode_update
+from router.mesh.records import Record, Roster
+from router.mesh.updates import encode_update
 from router.mesh.view import NEWS_DELAY_S, SPACING_S, View
 from weavepy.base.names import PeerName, PeerUid, ShortId
 
