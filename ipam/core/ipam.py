@@ -99,6 +99,8 @@ class Ipam:
         self.default_subnet = universe if default_subnet is None else default_subnet
         check_subnet(self.default_subnet, self.network)
         self._reachable: dict[PeerName, None] = {}
+        self._deadline: Deadline | None = None
+        """What `next_deadline` said last, if nothing came in since."""
         quorum = check_init(init)
         replica = self._replica = Replica(ourself, nickname, self.universe, quorum)
         space = self._space = Space()
@@ -359,6 +361,11 @@ class Ipam:
         return self._settle(now)
 
     def next_deadline(self) -> Deadline:
+        if self._deadline is None:
+            self._deadline = self._find_deadline()
+        return self._deadline
+
+    def _find_deadline(self) -> Deadline:
         wanted = bool(self._allocator.waiting)
         works = self._replica.ring is not None and self._restart.passed
         tells = self._replica.ring is not None and self._departure.heir is None
@@ -393,6 +400,7 @@ class Ipam:
         return self._replica.digest()
 
     def answer(self, digest: bytes) -> bytes | None:
+        self._deadline = None
         return self._conversation.answer(digest)
 
     def combine(self, first: bytes, second: bytes) -> bytes:
@@ -517,6 +525,7 @@ class Ipam:
 
     def _settle(self, now: float) -> list[IpamEffect]:
         """Let what waits go on, then return everything, with what must be on disk first."""
+        self._deadline = None
         self._outbox.add(self._allocator.expire(now))
         # First: what fences have made ours must be written down before the next input asks for it.
         self._consult(now)

@@ -150,6 +150,8 @@ class Mesh:
         self._whereabouts = Whereabouts(port, [parse_address(text, port) for text in advertised])
         self._remembered: tuple[str, ...] = ()
         self._left = False
+        self._deadline: Deadline | None = None
+        """What `next_deadline` said last, if nothing came in since."""
         self._targets.give([parse_address(text, port) for text in given], now)
         self._targets.remember(filter(None, (read_address(text, port) for text in remembered)), now)
         for peer in adopted:
@@ -278,14 +280,16 @@ class Mesh:
     def next_deadline(self) -> Deadline:
         if self._left:
             return NEVER
-        return earliest(
-            self._targets.next_deadline(),
-            self._whereabouts.next_deadline(),
-            self._view.next_deadline(),
-            self._gossip.next_deadline(),
-            self._clones.next_deadline(),
-            self._links.next_deadline(),
-        )
+        if self._deadline is None:
+            self._deadline = earliest(
+                self._targets.next_deadline(),
+                self._whereabouts.next_deadline(),
+                self._view.next_deadline(),
+                self._gossip.next_deadline(),
+                self._clones.next_deadline(),
+                self._links.next_deadline(),
+            )
+        return self._deadline
 
     def handle_timeout(self, now: float) -> list[MeshEffect]:
         if self._left:
@@ -536,6 +540,7 @@ class Mesh:
         )
 
     def _done(self) -> list[MeshEffect]:
+        self._deadline = None
         effects = list(self._effects)
         self._effects.clear()
         return effects
