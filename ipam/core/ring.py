@@ -75,6 +75,8 @@ class Ring:
         self._live: dict[int, Entry] | None = None
         """By token in order, what is not shadowed, with those who own it now. None: not known."""
         self._live_tokens: list[int] = []
+        self._sizes: dict[PeerName, int] | None = None
+        """What `owners` says; None: not known."""
         self._merged = MergedEntries(universe)
         self.holes = Holes(universe)
         self._digest = BucketDigest()
@@ -138,10 +140,12 @@ class Ring:
 
     def owners(self) -> dict[PeerName, int]:
         """Return how many addresses each owner has; sorted by name."""
-        sizes: dict[PeerName, int] = {}
-        for entry in self.live():
-            sizes[entry.owner] = sizes.get(entry.owner, 0) + entry.size
-        return dict(sorted(sizes.items()))
+        if self._sizes is None:
+            sizes: dict[PeerName, int] = {}
+            for entry in self.live():
+                sizes[entry.owner] = sizes.get(entry.owner, 0) + entry.size
+            self._sizes = dict(sorted(sizes.items()))
+        return dict(self._sizes)
 
     def contested(self) -> list[Range]:
         """Return ranges that two entries cover, or whose entry is disputed.
@@ -195,7 +199,7 @@ class Ring:
             self._digest.toggle(*fence_item(peer, fence))
             self._fences[peer] = news[peer] = fence
         if news:
-            self._live = None
+            self._live = self._sizes = None
         return news
 
     def stamp(self, taker: PeerName, generation: int) -> list[Entry]:
@@ -329,7 +333,7 @@ class Ring:
             gone.append(before)
             self._forget(before)
         self._count_epoch(entry.epoch, 1)
-        self._live = None
+        self._live = self._sizes = None
         self._entries[entry.token] = entry
         self._merged.add(entry)
         self._digest.toggle(entry.key, entry.item())
@@ -344,6 +348,7 @@ class Ring:
         del self._tokens[bisect_left(self._tokens, entry.token)]
         del self._buckets[bucket_of(entry.key)][entry.token]
         del self._entries[entry.token]
+        self._sizes = None
         self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:

@@ -60,6 +60,8 @@ class Sight:
     now: float
     nodes: Mapping[str, Node] | None
     """As far as we have watched; None until the API server has answered once."""
+    changes: int | None = None
+    """How often they have changed; None if that is not known."""
     outdated: str = ""
     """Why the nodes may be old; "" while the server tells of each change."""
     reachable: Sequence[PeerName] = ()
@@ -181,6 +183,8 @@ class Membership:
         self._home: Home | None = None
         """As we have put it on record."""
         self._targets: tuple[str, ...] = ()
+        self._changes: int | None = None
+        """Of the nodes, when our targets were chosen."""
         self._is_gateway = False
         self._absent_since: dict[PeerName, float] = {}
         """Owners that may be gone, and since when."""
@@ -208,7 +212,9 @@ class Membership:
         sight: Sight = yield Look()
         if sight.nodes is None:
             return
-        yield from self._dial(sight.nodes)
+        if sight.changes is None or sight.changes != self._changes:
+            self._changes = sight.changes
+            yield from self._dial(sight.nodes)
         register = yield from self._keep_register(sight.nodes, sight.now)
         yield from self._see_to_first_ring(register)
         yield from self._be_gateway()

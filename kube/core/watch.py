@@ -3,8 +3,9 @@
 A watch ends for many reasons, and each says what to do next. The server ends it every few
 minutes: on from the last version that was heard of, which bookmarks keep young. The server has
 forgotten that version (410 Gone): list anew, and what is not in the list has gone meanwhile. The
-server is away: try again, less and less often, with jitter, so that a thousand routers do not come
-back in one second; until then what was known last stays.
+server is away: try again, less and less often, with jitter, and the later the more there is to be
+told of, so that a thousand routers do not come back in one second; until then what was known last
+stays.
 
 A list comes in pages, and is one change: nobody sees half of it.
 """
@@ -20,6 +21,12 @@ from kube.core.kinds import Expired, Kind, Page, Thing
 
 FIRST_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
+
+SPREAD_S = 0.01
+"""For each thing that is known: a server that has come back is asked by a thousand routers within
+ten seconds, and not at once."""
+
+MAX_SPREAD_S = 10.0
 
 MIN_WATCH_S = 5.0
 """A watch that ends sooner counts as a failure: a server that is just going away."""
@@ -69,6 +76,8 @@ class Watch(Generic[Thing]):
         self._version = ""
         self._since = 0.0
         self._retry_s = 0.0
+        self.changes = 0
+        """How often anything has changed."""
         self.listed = False
         """Whether the server has ever answered."""
         self.has_failed = False
@@ -84,7 +93,9 @@ class Watch(Generic[Thing]):
     def next_step(self) -> Step:
         """Return what to do now that nothing is under way."""
         if self._retry_s:
-            return Wait(self._retry_s * (0.5 + self._rng.random()))
+            spread_s = min(MAX_SPREAD_S, SPREAD_S * len(self._things))
+            jitter = self._rng.random()
+            return Wait(self._retry_s * (0.5 + jitter) + spread_s * self._rng.random())
         return self.handle_waited()
 
     def handle_waited(self) -> Step:
@@ -103,6 +114,7 @@ class Watch(Generic[Thing]):
         self._version = page.version
         self.listed = True
         self.problem = ""
+        self.changes += 1
         gone = [Change(one, gone=True) for key, one in before.items() if key not in self._things]
         return gone + [Change(one) for key, one in self._things.items() if before.get(key) != one]
 
@@ -120,10 +132,12 @@ class Watch(Generic[Thing]):
         key = event.thing.key
         if event.deleted:
             known = self._things.pop(key, None)
+            self.changes += 1
             return [] if known is None else [Change(event.thing, gone=True)]
         if self._things.get(key) == event.thing:
             return []
         self._things[key] = event.thing
+        self.changes += 1
         return [Change(event.thing)]
 
     def handle_ended(self, error: Exception | None, now: float) -> None:

@@ -9,7 +9,7 @@ and every few seconds with some neighbours.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from random import Random
 
 from weavepy.base.deadline import Deadline
@@ -31,7 +31,7 @@ class Gossip:
         """Whom to tell news in a mesh of so many peers. `neighbours` are with their weights."""
         return self._choose(neighbours, fanout(peer_count))
 
-    def round_partners(self, neighbours: Mapping[PeerName, int], now: float) -> list[PeerName]:
+    def round_partners(self, neighbours: Collection[PeerName], now: float) -> list[PeerName]:
         """With whom to compare digests now; empty unless a round is due."""
         if now < self._round_at:
             return []

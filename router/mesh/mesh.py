@@ -149,6 +149,11 @@ class Mesh:
         )
         self._whereabouts = Whereabouts(port, [parse_address(text, port) for text in advertised])
         self._remembered: tuple[str, ...] = ()
+        self._weighed: Routes | None = None
+        self._behind: dict[PeerName, int] = {}
+        """How many peers are behind each neighbour, by the routes that were weighed last."""
+        self._found: dict[PeerName, tuple[Record, list[Address]]] = {}
+        """Where each peer can be dialled, as the record said of which it was read."""
         self._left = False
         self._deadline: Deadline | None = None
         """What `next_deadline` said last, if nothing came in since."""
@@ -300,7 +305,7 @@ class Mesh:
         warning = self._clones.handle_timeout(now)
         if warning is not None:
             self._effects += [LogLine("warning", warning), IdentityCopied(warning)]
-        for peer in self._gossip.round_partners(self._weights(), now):
+        for peer in self._gossip.round_partners(self.connected_peers, now):
             self._send_digests(peer, answer_back=True, now=now)
         if self._whereabouts.take_change(now):
             self._targets.host_has(self._whereabouts.own, now)
@@ -464,14 +469,13 @@ class Mesh:
             self._links.send(peer, GossipDigest(name, channel.digest(), answer_back), now)
 
     def _audience(self, learnt_from: PeerName | None) -> list[PeerName]:
-        weights = self._weights()
+        routes = self._view.routes
+        if routes is not self._weighed:
+            self._weighed, self._behind = routes, weights_of(routes.unicast_all)
+        weights = {name: self._behind.get(name, 1) for name in self.connected_peers}
         if learnt_from is not None:
             weights.pop(learnt_from, None)
         return self._gossip.audience(weights, self.known_peer_count)
-
-    def _weights(self) -> dict[PeerName, int]:
-        behind = weights_of(self._view.routes.unicast_all)
-        return {name: behind.get(name, 1) for name in self.connected_peers}
 
     # --- the view ----------------------------------------------------------------------------
 
@@ -483,25 +487,35 @@ class Mesh:
 
     def _discover(self, now: float) -> None:
         """Dial the peers of the topology, except those that have enough connections as it is."""
-        found: dict[PeerName, list[Address]] = {}
+        found: dict[PeerName, Sequence[Address]] = {}
         busy: dict[PeerName, None] = {}
         limit = self.connection_limit
         if self.known_peer_count > limit + 1:
             limit = min(limit, LARGE_MESH_CONNECTIONS)
         self._targets.connection_limit = limit
         if self.discovery:
-            for name, record in self._view.records.items():
-                addresses = (read_address(text, self._port) for text in record.addresses)
-                found[name] = [address for address in addresses if address is not None]
+            self._read_addresses()
+            for name, (record, addresses) in self._found.items():
+                found[name] = addresses
                 if record.links.bit_count() >= limit:
                     busy[name] = None
         for name, neighbour in self._links.neighbours.items():
             if neighbour.uid is None:  # adopted, and not met yet: where its datagrams come from
                 address = read_address(address_text(neighbour.address, self._port), self._port)
-                found.setdefault(name, []).extend([address] if address is not None else [])
+                if address is not None:
+                    found[name] = [*found.get(name, ()), address]
         found.pop(self.ourself, None)
         self._targets.discover(found, busy, now)
         self._remember_targets()
+
+    def _read_addresses(self) -> None:
+        before, self._found = self._found, {}
+        for name, record in self._view.records.items():
+            known = before.get(name)
+            if known is None or known[0] is not record:
+                read = (read_address(text, self._port) for text in record.addresses)
+                known = record, [address for address in read if address is not None]
+            self._found[name] = known
 
     def _remember_targets(self) -> None:
         remembered = tuple(map(str, self._targets.remembered()))

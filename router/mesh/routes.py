@@ -49,6 +49,8 @@ class Surveyor:
         self._established: list[int] = []
         self._mutual: list[int] = []
         """Of `_established`, what both ends say."""
+        self._members: list[list[int] | None] = []
+        """Of `_mutual`, as far as they were needed."""
 
     def compute(
         self, ourself: PeerName, records: Mapping[PeerName, Record], roster: Roster
@@ -67,7 +69,7 @@ class Surveyor:
         links = [one | other & known for one, other in zip(control, established, strict=True)]
         mutual = self._keep_mutual(established, roster)
         us = roster.number(ourself)
-        children = broadcast_children(us, mutual, ranks)
+        children = broadcast_children(us, mutual, ranks, self._members)
         name_of = roster.names
 
         def named(hops: Mapping[int, int]) -> dict[PeerName, PeerName]:
@@ -87,12 +89,15 @@ class Surveyor:
 
     def _keep_mutual(self, established: list[int], roster: Roster) -> list[int]:
         if roster is not self._roster:
-            self._roster, self._established, self._mutual = roster, [], []
+            self._roster, self._established, self._mutual, self._members = roster, [], [], []
         fresh = len(established) - len(self._mutual)
-        mutual = self._mutual = self._mutual + [0] * fresh
+        mutual = self._mutual
+        mutual += [0] * fresh
+        self._members += [None] * fresh
         before, self._established = self._established + [0] * fresh, established
         for number, (now, then) in enumerate(zip(established, before, strict=True)):
             for other in indexes(now ^ then) if now != then else ():
+                self._members[number] = self._members[other] = None
                 if is_mutual(established, number, other):
                     mutual[number] |= 1 << other
                     mutual[other] |= 1 << number
@@ -143,14 +148,18 @@ def reached(start: int, links: Sequence[int]) -> int:
 
 
 def broadcast_children(
-    ourself: int, links: Sequence[int], ranks: Sequence[int]
+    ourself: int,
+    links: Sequence[int],
+    ranks: Sequence[int],
+    members: list[list[int] | None] | None = None,
 ) -> dict[int, list[int]]:
-    """For each source that reaches us: our children in its tree. `links` must be symmetric."""
+    """For each source that reaches us: our children in its tree. `links` must be symmetric, and
+    `members` the same as lists, as far as they are known; the others are put there."""
     neighbours = _in_order(links[ourself], ranks)
     children: dict[int, list[int]] = {ourself: list(neighbours)}
     lower = sum(1 << number for number, rank in enumerate(ranks) if rank < ranks[ourself])
     rivals = {child: indexes(links[child] & lower) for child in neighbours}
-    lists: list[list[int]] = []
+    members = [None] * len(links) if members is None else members
     near = [bits | 1 << number for number, bits in enumerate(links)]
     sources = links[ourself]
     nearer = sources | 1 << ourself
@@ -172,8 +181,7 @@ def broadcast_children(
         sources &= ~nearer
         nearer |= sources
         if sources:
-            lists = lists or [indexes(bits) for bits in links]
-            near = _one_link_wider(near, lists, everybody)
+            near = _one_link_wider(near, links, members, everybody)
     return children
 
 
@@ -198,10 +206,13 @@ def _in_order(bits: int, ranks: Sequence[int]) -> list[int]:
 
 
 def _one_link_wider(
-    near: Sequence[int], neighbours: Sequence[Sequence[int]], everybody: int
+    near: Sequence[int], links: Sequence[int], members: list[list[int] | None], everybody: int
 ) -> list[int]:
     wider = []
-    for bits, ours in zip(near, neighbours, strict=True):
+    for number, bits in enumerate(near):
+        ours = members[number]
+        if ours is None:
+            ours = members[number] = indexes(links[number])
         for neighbour in ours:
             if bits == everybody:
                 break

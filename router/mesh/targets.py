@@ -212,12 +212,16 @@ class Targets:
             elif target.link is None:
                 del self._targets[target.address]
         for address, claimants in wanted.items():
-            peer = next((one for one in claimants if one not in self._connected), claimants[0])
+            peer = claimants[0]
+            if peer in self._connected and len(claimants) > 1:
+                peer = next((one for one in claimants if one not in self._connected), peer)
             first_attempt_at = now + (YIELD_S if self._ourself > peer else 0.0)
-            target = self._targets.setdefault(
-                address, Target(address, Origin.DISCOVERED, first_attempt_at, peer)
-            )
-            if any(claimant not in before.get(address, ()) for claimant in claimants):
+            if address not in self._targets:
+                fresh = Target(address, Origin.DISCOVERED, first_attempt_at, peer)
+                self._targets[address] = fresh
+            target = self._targets[address]
+            known = before.get(address)
+            if known != claimants and any(one not in (known or ()) for one in claimants):
                 self._dial_soon(target, first_attempt_at)
             found = target.answered and target.peer in claimants
             if target.peer is None or (target.origin is Origin.DISCOVERED and not found):

@@ -340,14 +340,17 @@ class View:
         )
 
     def _show_new_peers(self) -> list[PeerAdded]:
-        added = []
-        for name in sorted(self.routes.alive):
-            record = self.records[name]
-            known = self._shown.get(name)
-            if name != self._ourself and record.version and record.uid != known:
-                self._shown[name] = record.uid
-                added.append(PeerAdded(name, record.uid, record.nickname))
-        return added
+        alive, shown = self.routes.alive, self._shown
+        added = [
+            PeerAdded(name, record.uid, record.nickname)
+            for name, record in self.records.items()
+            if record.uid != shown.get(name)
+            and record.version
+            and name in alive
+            and name != self._ourself
+        ]
+        shown.update((peer.peer, peer.uid) for peer in added)
+        return sorted(added, key=lambda added: added.peer)
 
     def _tell_routes(self, now: float) -> list[RoutesChanged | ReachableChanged]:
         if self._awaits_adopted(now):

@@ -148,6 +148,7 @@ class Kubernetes:
         return Sight(
             now=self._now(),
             nodes=self._watch.things if self._watch.listed else None,
+            changes=self._watch.changes,
             outdated=self._watch.problem,
             reachable=mesh.reachable_peers,
             sessions=list(mesh.routes.unicast),

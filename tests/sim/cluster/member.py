@@ -58,6 +58,10 @@ class Member(Host):
     def has_node(self) -> bool:
         return self.node_name in self.server.nodes
 
+    @property
+    def watch_problem(self) -> str:
+        return self._watch.problem
+
     # --- life --------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -259,6 +263,7 @@ class Member(Host):
         return Sight(
             now=self.now,
             nodes=self._watch.things if self._watch.listed else None,
+            changes=self._watch.changes,
             outdated=self._watch.problem,
             reachable=mesh.reachable_peers,
             sessions=list(mesh.routes.unicast),

@@ -1,14 +1,17 @@
-"""`python -m tests.sim.cluster.scale --nodes 1000`: as many nodes join, idle, and are upgraded.
+"""`python -m tests.sim.cluster.scale --nodes 1000`: as many nodes join, idle, lose the API server
+for a while, and are upgraded.
 
 All routers are the real cores (`tests.sim.cluster.light` says what stands around them) with one
 API server, on one virtual clock; so a run takes as much processor time as all nodes together, and
-more. What is printed is per node and phase; the processor time of a phase is shared among nodes,
-and what is around them, by the wall time that each took. Not in it: system calls, TCP and TLS,
-asyncio, the datapath, netlink. Heartbeats are left out unless asked for, as they are known: one
-per second and connection each way when nothing else is said.
+more. What is printed, as it comes, is per node and phase; the processor time of a phase is shared
+among nodes, and what is around them, by the wall time that each took. Not in it: system calls, TCP
+and TLS, asyncio, the datapath, netlink. Heartbeats are left out unless asked for, as they are
+known: one per second and connection each way when nothing else is said.
 """
 
 import argparse
+import gc
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +35,8 @@ HEARTBEAT_S = 300.0
 
 SETTLED_WITHIN_S = 300.0
 RESTART_S = 3.0
+SERVER_AWAY_S = 10.0
+SERVER_BACK_S = 60.0
 READY_WITHIN_S = 120.0
 UNIVERSE = IPv4Network("10.32.0.0/12")
 
@@ -105,6 +110,7 @@ class Scale:
         with self.traffic.counted(self.heartbeats):
             self.join()
             self._idle("idle", idle_s)
+            self.restart_server()
             if upgrade:
                 self.upgrade()
                 self._idle("idle after the upgrade", idle_s)
@@ -128,6 +134,18 @@ class Scale:
         self.tell(f"settled {took:.0f} s after the last had joined")
         self._end_phase("settle")
 
+    def restart_server(self) -> None:
+        """Everybody's watch breaks in one moment."""
+        self.server.stop(hangs=False)
+        self.world.later(SERVER_AWAY_S, self.server.start)
+        self.world.run(self.world.now + SERVER_AWAY_S)
+        self._end_phase("API server away")
+        self.world.run(self.world.now + SERVER_BACK_S)
+        self._end_phase("API server back")
+        watching = sum(not host.watch_problem for host in self.hosts)
+        if watching < self.nodes:
+            raise SimulationFailure(f"only {watching} of {self.nodes} watch again")
+
     def upgrade(self) -> None:
         """So many at a time; the next when these are ready. Their datapaths stay."""
         for first in range(0, self.nodes, self.at_a_time):
@@ -141,7 +159,7 @@ class Scale:
                 READY_WITHIN_S,
                 0.5,
             )
-            if first % (10 * self.at_a_time) == 0:
+            if first // self.at_a_time % 10 == 0 or self.at_a_time > 10:
                 self.tell(f"  {self.progress()}")
         self._end_phase("upgrade")
         took = self._until(self.why_not_settled, SETTLED_WITHIN_S, 1.0)
@@ -258,6 +276,8 @@ def main() -> int:
     parser.add_argument("--heartbeats", action="store_true")
     parser.add_argument("--no-upgrade", action="store_true")
     arguments = parser.parse_args()
+    gc.disable()  # Of a million records each collection would look at all.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     scale = Scale(
         arguments.nodes,
         arguments.join_s,

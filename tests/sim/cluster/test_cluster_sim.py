@@ -43,11 +43,13 @@ def test_a_deliberate_mistake_is_found(sabotage: Sabotage) -> None:
 def test_two_dozen_nodes_join_and_are_upgraded_without_a_storm() -> None:
     scale = Scale(24, join_s=30.0, connection_limit=10, tell=lambda text: None)
     scale.run(idle_s=30.0)
-    join, _, idle, upgrade, _, after = scale.phases
+    join, _, idle, away, back, upgrade, _, after = scale.phases
     nodes = scale.nodes
     assert join.requests["patch register"] <= 2 * nodes
     assert join.requests["list nodes"] == join.requests["watch nodes"] == nodes
     assert upgrade.requests["patch register"] == nodes, "each puts itself on record again"
+    assert away.requests["watch nodes"] <= 8 * nodes, "less and less often"
+    assert back.requests["watch nodes"] < 2 * nodes, "once, and who asked just before it was there"
     assert join.kilobytes_per_node() < 1000
     assert upgrade.kilobytes_per_node() < 2000
     assert idle.kilobytes_per_node() / idle.seconds < 1.0
