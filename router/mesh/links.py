@@ -205,6 +205,8 @@ class Links:
     # --- time --------------------------------------------------------------------------------
 
     def handle_timeout(self, now: float) -> None:
+        if now < self.next_deadline().at:
+            return
         self._next = None
         for connection in list(self.connections.values()):
             try:

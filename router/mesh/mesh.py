@@ -533,15 +533,15 @@ class Mesh:
             return
         updates: dict[tuple[PeerName, ...], bytes] = {}
         for peer in self._audience(None):
-            names = tuple(
-                name
-                for name, source in news.items()
-                if peer != source and not self._wrote(peer, name)
-            )
+            names = tuple(news)
+            if len(news) <= MAX_SORTED_NEWS:
+                names = tuple(
+                    name
+                    for name, source in news.items()
+                    if peer != source and not self._wrote(peer, name)
+                )
             if not names:
                 continue
-            if len(news) > MAX_SORTED_NEWS:
-                names = tuple(news)
             if names not in updates:
                 updates[names] = self._view.topology.update_of(names)
             self._links.send(peer, GossipUpdate(TOPOLOGY_CHANNEL, updates[names]), now)

@@ -38,6 +38,7 @@ from router.mesh.effects import (
     UnicastReceived,
 )
 from router.mesh.mesh import Mesh
+from router.mesh.routes import Routes
 from router.sleeve.messages import ForgetMacs, FromDatapath, InstallRoutes, Snapshot
 from router.sleeve.negotiation import (
     NegotiationEffect,
@@ -111,6 +112,8 @@ class Node:
         self._retry_at = math.inf
         self._routes: InstallRoutes | None = None
         self._short_ids: dict[PeerName, ShortId] = {}
+        self._routes_of_ring: Routes | None = None
+        """The mesh's, of which the ring was told last."""
 
     # --- inputs ------------------------------------------------------------------------------
 
@@ -318,9 +321,12 @@ class Node:
             return [LogLine("warning", str(error), (("peer", peer),))]
 
     def _peers_changed(self, now: float) -> Iterable[NodeEffect]:
-        if self.ipam is None:
+        """Once for all that follows from one look at the topology, as that may be a thousand."""
+        routes = self.mesh.routes
+        if self.ipam is None or routes is self._routes_of_ring:
             return []
-        reachable, sessions = self.mesh.reachable_peers, list(self.mesh.routes.unicast)
+        self._routes_of_ring = routes
+        reachable, sessions = self.mesh.reachable_peers, list(routes.unicast)
         return self._persisted(self.ipam.handle_peers_changed(reachable, now, sessions), now)
 
     def _forget_macs(self, peer: PeerName) -> Iterable[NodeEffect]:
