@@ -6,8 +6,8 @@ Until then we do not count on our new links either, as all must compute the same
 have lost we never do.
 
 Each of n peers hears all news, and works on it for a time that grows with n. So the next burst is
-the longer after the last one the more peers there are: while a thousand join, each is told, and
-computes, every two seconds.
+the longer after the last one the more peers there are: while a hundred join, each is told, and
+computes, twice a second; while a thousand do, every two seconds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,13 @@ from weavepy.base.names import PeerName, PeerUid, ShortId
 NEWS_DELAY_S = 0.01
 ROUTES_DELAY_S = 0.02
 
-SPACING_S = 0.002
-"""Between two bursts, for each peer of the mesh."""
+SPACING_S = 0.005
+"""Between two bursts, for each peer of the mesh, up to `LONG_SPACING_S`."""
+
+LONG_SPACING_S = 2.0
+
+MANY_SPACING_S = 0.002
+"""For each peer of a mesh of so many that this is longer: computing takes longer as well."""
 
 OUTBID_AGAIN_S = 1.0
 """Between two times that we outbid somebody who writes our record. Two routers with one identity
@@ -243,7 +248,8 @@ class View:
         return NEWS_DELAY_S + self._spacing_s() / 8
 
     def _spacing_s(self) -> float:
-        return SPACING_S * len(self.records)
+        peers = len(self.records)
+        return max(MANY_SPACING_S * peers, min(LONG_SPACING_S, SPACING_S * peers))
 
     def _answer_claim(self, uid: PeerUid, version: int, now: float) -> list[ViewEffect]:
         self._claimed_version = max(self._claimed_version, version)

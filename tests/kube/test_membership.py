@@ -11,6 +11,7 @@ from kube.core.membership import (
     LOOK_AROUND_S,
     PUT_OFF_S,
     REGISTER_S,
+    STRANGE_S,
     Effect,
     Membership,
     Sight,
@@ -146,6 +147,26 @@ def test_who_is_gone_is_looked_up_again_before_it_is_reclaimed(member: Membershi
     found = held(member.work(), again, [REGISTER, None])
     assert _reclaims(found) == [membership.Reclaim(C, (C,))]
     assert not _reclaims(held(member.work(), replace(again, outdated="it is away")))
+
+
+def test_an_owner_that_nobody_knows_yet_has_a_while_to_be_heard_of(member: Membership) -> None:
+    held(member.work(), SIGHT, [REGISTER])
+    newcomer = peer_name(4)
+    strange = replace(SIGHT, owners=(A, B, C, newcomer))
+    turn = turn_s(newcomer, A, (B, C))
+    assert held(member.work(), replace(strange, now=5.0), []) == []
+    assert held(member.work(), replace(strange, now=9.9), []) == []
+    asked = held(member.work(), replace(strange, now=5.0 + max(STRANGE_S, turn)), [REGISTER])
+    assert membership.ReadRegister() in asked
+
+
+def test_targets_are_chosen_anew_when_a_node_has_changed_and_not_else(member: Membership) -> None:
+    first = held(member.work(), replace(SIGHT, changes=1), [REGISTER])
+    assert membership.DialNodes(("10.0.0.2", "10.0.0.3")) in first
+    fewer = {name: NODES[name] for name in ("n1", "n2")}
+    assert held(member.work(), replace(SIGHT, changes=1, nodes=fewer), []) == []
+    second = held(member.work(), replace(SIGHT, changes=2, nodes=fewer), [])
+    assert second == [membership.DialNodes(("10.0.0.2",))]
 
 
 def test_a_take_over_is_decided_anew_if_the_register_changed_meanwhile(

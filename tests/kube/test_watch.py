@@ -10,7 +10,17 @@ import pytest
 
 from kube.core.kinds import Expired, Page, Unreadable
 from kube.core.objects import NODES, Node
-from kube.core.watch import FIRST_RETRY_S, MAX_RETRY_S, Change, Follow, List, Wait, Watch
+from kube.core.watch import (
+    FIRST_RETRY_S,
+    MAX_RETRY_S,
+    MAX_SPREAD_S,
+    SPREAD_S,
+    Change,
+    Follow,
+    List,
+    Wait,
+    Watch,
+)
 from kube.shell.api import Api, ApiAway, ApiConflict, ApiNotFound, ApiRefused
 from kube.shell.server import ApiServer
 from tests.kube.stand_in import StandIn
@@ -87,13 +97,40 @@ def test_a_server_that_is_away_is_asked_less_and_less_often_with_jitter() -> Non
         assert isinstance(step, Wait)
         waits.append(step.seconds)
         assert watch.handle_waited() == Follow("5")
-    assert 0.5 * FIRST_RETRY_S <= waits[0] <= 1.5 * FIRST_RETRY_S
-    assert 0.5 * MAX_RETRY_S <= waits[-1] <= 1.5 * MAX_RETRY_S
+    spread_s = len(watch.things) * SPREAD_S
+    assert 0.5 * FIRST_RETRY_S <= waits[0] <= 1.5 * FIRST_RETRY_S + spread_s
+    assert 0.5 * MAX_RETRY_S <= waits[-1] <= 1.5 * MAX_RETRY_S + spread_s
     assert watch.problem == "no route"
     watch.handle_watching(500.0)
     watch.handle_ended(None, 800.0)
     assert watch.next_step() == Follow("5")
     assert watch.problem == ""
+
+
+def test_a_thousand_routers_come_back_over_ten_seconds() -> None:
+    page = Page([Node(f"n{number}", f"u{number}") for number in range(1000)], "5")
+    waits = []
+    for router in range(1000):
+        watch: Watch[Node] = Watch(NODES, Random(router))
+        watch.handle_page(page)
+        watch.handle_ended(ApiAway("reset"), 400.0)
+        step = watch.next_step()
+        assert isinstance(step, Wait)
+        waits.append(step.seconds)
+    busiest = max(sum(at <= wait < at + 1 for wait in waits) for at in range(12))
+    assert busiest < 150
+    assert max(waits) <= 1.5 * FIRST_RETRY_S + MAX_SPREAD_S
+
+
+def test_what_has_changed_is_counted() -> None:
+    watch = watching()
+    before = watch.changes
+    watch.handle_line(line("ADDED", "n9"))
+    assert watch.changes == before + 1
+    watch.handle_line(line("MODIFIED", "n9"))
+    assert watch.changes == before + 1
+    watch.handle_line(line("DELETED", "n9"))
+    assert watch.changes == before + 2
 
 
 def test_a_watch_that_ends_at_once_is_not_repeated_in_a_busy_loop() -> None:

@@ -3,9 +3,11 @@
 from random import Random
 
 from router.mesh.clones import CloneWatch
+from router.mesh.effects import LinkId
+from router.mesh.neighbours import Neighbour
 from router.mesh.records import Record, Roster
 from router.mesh.updates import encode_update
-from router.mesh.view import NEWS_DELAY_S, SPACING_S, View
+from router.mesh.view import LONG_SPACING_S, NEWS_DELAY_S, View
 from weavepy.base.names import PeerName, PeerUid, ShortId
 
 NAMES = [PeerName(number.to_bytes(6, "big").hex(":")) for number in range(1001)]
@@ -71,7 +73,7 @@ def test_in_a_large_mesh_the_next_news_waits_for_more() -> None:
     view = view_of(1000)
     view.take_news(1.0)
     first = 4.0 + news_comes_after_s(view, 4.0)
-    assert abs(4.3 + news_comes_after_s(view, 4.3) - (first + 1000 * SPACING_S)) < 1e-9
+    assert abs(4.3 + news_comes_after_s(view, 4.3) - (first + LONG_SPACING_S)) < 1e-9
     small = view_of(10)
     small.take_news(1.0)
     news_comes_after_s(small, 4.0)
@@ -86,3 +88,62 @@ def test_in_a_large_mesh_routes_are_computed_every_two_seconds_at_most() -> None
         view.handle_timeout(tenth / 10)
         computed += view.take_recomputed()
     assert 4 <= computed <= 6
+
+
+def links_with(*numbers: int, established: bool = True) -> dict[PeerName, Neighbour]:
+    return {
+        NAMES[number]: Neighbour(
+            name=NAMES[number],
+            uid=PeerUid(number),
+            nickname="",
+            address="",
+            link=LinkId(number),
+            established=established,
+        )
+        for number in numbers
+    }
+
+
+def run_until(view: View, now: float) -> None:
+    while view.next_deadline().at <= now:
+        at = view.next_deadline().at
+        view.take_news(at)
+        view.handle_timeout(at)
+
+
+def test_many_new_links_are_few_versions_and_all_are_told_in_the_end() -> None:
+    view = view_of(1000)
+    for number in range(1, 101):
+        run_until(view, number / 10)
+        view.describe(links_with(*range(1, number + 1), established=False), ("us:1",), number / 10)
+        view.describe(links_with(*range(1, number + 1)), ("us:1",), number / 10)
+    run_until(view, 16.0)
+    assert view.ours.version <= 7
+    told = view.topology.roster.names_of(view.ours.established)
+    assert told == NAMES[1:101] == view.topology.roster.names_of(view.ours.control)
+
+
+def test_a_lost_link_is_said_at_once_and_counted_on_no_more() -> None:
+    view = view_of(1000)
+    view.describe(links_with(1, 2), (), 0.0)
+    run_until(view, 20.0)
+    version = view.ours.version
+    assert list(view.routes.unicast_all)[:2] == NAMES[1:3]
+    view.describe(links_with(1), (), 20.0)
+    assert view.ours.version == version + 1
+    assert view.topology.roster.names_of(view.ours.control) == [NAMES[1]]
+
+
+def test_what_is_said_of_links_survives_that_peers_are_numbered_anew() -> None:
+    view = view_of(100)
+    view.describe(links_with(1), (), 0.0)
+    run_until(view, 5.0)
+    before = view.topology.roster
+    view.describe(links_with(1, 50), (), 5.0)
+    for step in range(1, 4):
+        view.merge(told(*range(2, 100), version=step + 1), NEIGHBOUR, 5.0)
+    view.topology.collect(NAMES[:60], 100.0)
+    view.topology.collect(NAMES[:60], 120.0)
+    assert view.topology.roster is not before
+    run_until(view, 130.0)
+    assert view.topology.roster.names_of(view.ours.control) == [NAMES[1], NAMES[50]]

@@ -1,15 +1,24 @@
 """What the node promises about the disk, with the real ring and a disk that refuses."""
 
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
 from random import Random
+from unittest.mock import patch
 
 from fastdp.core.messages import Offer, encode_message
 from fastdp.core.paths import FastPaths
 from fastdp.core.policy import Policy
-from ipam.core.effects import AnswerRequest, Persist
+from ipam.core.effects import AnswerRequest, IpamEffect, Persist
 from ipam.core.election import Seed
 from ipam.core.ipam import Ipam
-from router.mesh.effects import OverlayMessageReceived, PeerConnected, RoutesChanged
+from router.mesh.effects import (
+    OverlayMessageReceived,
+    PeerAdded,
+    PeerConnected,
+    ReachableChanged,
+    RoutesChanged,
+)
 from router.mesh.identity import Identity
 from router.mesh.mesh import Mesh
 from router.sleeve.messages import SessionUp
@@ -144,3 +153,26 @@ def test_a_peers_offer_reaches_the_fast_path_and_nonsense_in_its_place_is_a_line
     node.run([OverlayMessageReceived(peer, b"\0nonsense")], 1.0)
     lines = [effect for effect in world.done if isinstance(effect, LogLine)]
     assert "malformed message about the fast path" in lines[-1].message
+
+
+def test_the_ring_is_told_once_of_all_peers_that_one_look_has_found() -> None:
+    world = FickleWorld()
+    node = node_in(world)
+    assert node.ipam is not None
+    told: list[Sequence[PeerName]] = []
+    tell = node.ipam.handle_peers_changed
+
+    def counted(
+        reachable: Sequence[PeerName], now: float, sessions: Collection[PeerName] = ()
+    ) -> list[IpamEffect]:
+        told.append(reachable)
+        return tell(reachable, now, sessions)
+
+    with patch.object(node.ipam, "handle_peers_changed", counted):
+        found = [PeerAdded(PeerName(f"02:00:00:00:00:{n:02}"), PeerUid(n), "") for n in range(50)]
+        node.mesh._view.routes = replace(node.mesh.routes)
+        node.run([*found, ReachableChanged()], 1.0)
+        assert len(told) == 1
+        node.mesh._view.routes = replace(node.mesh.routes)
+        node.run([ReachableChanged()], 2.0)
+        assert len(told) == 2
