@@ -31,6 +31,10 @@ its overlay a moment later."""
 MAX_SETTLING_S = 0.25
 
 
+LATER_S = 5.0
+"""A router that is upgraded is back by then, if all goes well."""
+
+
 class Haste(Enum):
     NOTHING = "nothing is new"
     NOW = "frames may be lost"
@@ -57,7 +61,7 @@ class Herald:
                 settled_at = now + min(MAX_SETTLING_S, peers * SETTLING_S)
                 self._at = min(self._at, max(not_before, settled_at))
             case Haste.LATER:
-                self._at = min(self._at, max(not_before, now + spacing_s))
+                self._at = min(self._at, max(not_before, now + LATER_S))
 
     def handle_said(self, peers: int, now: float) -> None:
         spacing_s = min(MAX_SPACING_S, peers * SPACING_S)

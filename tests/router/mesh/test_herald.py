@@ -3,7 +3,7 @@
 from dataclasses import replace
 from math import inf
 
-from router.mesh.herald import BURST, MAX_SPACING_S, SPACING_S, Herald
+from router.mesh.herald import BURST, LATER_S, MAX_SPACING_S, SPACING_S, Herald
 from router.mesh.records import Record
 from weavepy.base.names import PeerName, PeerUid, ShortId
 
@@ -70,10 +70,11 @@ def test_quiet_pays_for_a_burst_and_for_no_more() -> None:
 
 
 def test_that_a_router_is_upgraded_is_never_told_if_it_comes_back_soon() -> None:
-    herald = Herald()
-    orphaned = replace(SAID, control=0b0010)
-    assert said_at(herald, orphaned, 0.0, 1000) == MAX_SPACING_S
-    assert said_at(herald, SAID, 3.0, 1000) == inf
+    for peers in (2, 1000):
+        herald = Herald()
+        orphaned = replace(SAID, control=0b0010)
+        assert said_at(herald, orphaned, 0.0, peers) == LATER_S
+        assert said_at(herald, SAID, 3.0, peers) == inf
 
 
 def test_another_change_does_not_put_off_what_is_due() -> None:
