@@ -2,8 +2,8 @@
 
 Changes come in bursts: a peer that joins connects to many. So news is passed on, and routes are
 computed, a few milliseconds after the first of a burst. When our own record changes says `Herald`.
-Until then we do not count on our new links either, as all must compute the same; on those that we
-have lost we never do.
+Until then our routes do not change either: if each went by what only it knows, what is relayed
+would go in circles. But nothing is sent to a neighbour whose router is down.
 
 Each of n peers hears all news, and works on it for a time that grows with n. So the next burst is
 the longer after the last one the more peers there are: while a hundred join, each is told, and
@@ -335,15 +335,13 @@ class View:
         ]
 
     def _compute_routes(self) -> Routes:
-        ours, true = self.ours, self._true()
-        kept = replace(
-            ours,
-            control=ours.control & true.control,
-            established=ours.established & true.established,
-        )
-        return self._surveyor.compute(
-            self._ourself, {**self.records, self._ourself: kept}, self.topology.roster
-        )
+        routes = self._surveyor.compute(self._ourself, self.records, self.topology.roster)
+        said = self.topology.roster.names_of(self.ours.control)
+        down = [name for name in said if name not in self._links.control]
+        if not down:
+            return routes
+        up = {name: via for name, via in routes.unicast_all.items() if name not in down}
+        return replace(routes, unicast_all=up)
 
     def _show_new_peers(self) -> list[PeerAdded]:
         alive, shown = self.routes.alive, self._shown

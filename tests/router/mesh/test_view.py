@@ -147,3 +147,21 @@ def test_what_is_said_of_links_survives_that_peers_are_numbered_anew() -> None:
     assert view.topology.roster is not before
     run_until(view, 130.0)
     assert view.topology.roster.names_of(view.ours.control) == [NAMES[1], NAMES[50]]
+
+
+def test_a_neighbour_whose_router_is_down_is_reached_no_more_though_nobody_is_told_yet() -> None:
+    view = view_of(100)
+    view.describe(links_with(1, 50), (), 0.0)
+    run_until(view, 10.0)
+    version = view.ours.version
+    orphaned = links_with(1, 50)
+    orphaned[NAMES[1]].link = None
+    view.describe(orphaned, (), 10.0)
+    run_until(view, 12.0)
+    assert view.ours.version == version
+    assert NAMES[1] not in view.routes.unicast_all
+    assert NAMES[50] in view.routes.unicast_all
+    assert view.routes.unicast_all[NAMES[2]] == NAMES[1], "as all others compute it"
+    run_until(view, 16.0)
+    assert view.ours.version == version + 1
+    assert view.routes.unicast_all[NAMES[2]] == NAMES[50]
