@@ -53,9 +53,14 @@ class Surveyor:
         """Of `_mutual`, as far as they were needed."""
 
     def compute(
-        self, ourself: PeerName, records: Mapping[PeerName, Record], roster: Roster
+        self,
+        ourself: PeerName,
+        records: Mapping[PeerName, Record],
+        roster: Roster,
+        down: Sequence[PeerName] = (),
     ) -> Routes:
-        """`records` must hold ourself."""
+        """`records` must hold ourself. `down` are neighbours that take no gossip, though all
+        compute as if they did; of ways that are equally short, another is taken."""
         names = sorted(records)
         order = [roster.number(name) for name in names]
         known, width = 0, len(roster)
@@ -75,6 +80,9 @@ class Surveyor:
         def named(hops: Mapping[int, int]) -> dict[PeerName, PeerName]:
             return {name_of[number]: name_of[hops[number]] for number in order if number in hops}
 
+        closed = [roster.number(name) for name in down]
+        hops = next_hops(us, control, ranks, closed)
+
         return Routes(
             unicast=named(next_hops(us, mutual, ranks)),
             broadcast={
@@ -82,7 +90,7 @@ class Surveyor:
                 for source in order
                 if source in children
             },
-            unicast_all=named(next_hops(us, control, ranks)),
+            unicast_all=named({to: via for to, via in hops.items() if via not in closed}),
             relays=tuple(name_of[relay] for relay in relaying(us, mutual, ranks)),
             alive=frozenset(name_of[member] for member in indexes(reached(us, links))),
         )
@@ -116,10 +124,18 @@ def is_mutual(links: Sequence[int], one: int, other: int) -> bool:
     return bool(links[one] >> other & 1 and links[other] >> one & 1)
 
 
-def next_hops(ourself: int, links: Sequence[int], ranks: Sequence[int]) -> dict[int, int]:
-    """Destination to next hop along a shortest path; among equals, over the lowest ranks."""
+def next_hops(
+    ourself: int, links: Sequence[int], ranks: Sequence[int], closed: Sequence[int] = ()
+) -> dict[int, int]:
+    """Destination to next hop along a shortest path; among equals, over the lowest ranks, and over
+    those that are `closed` only where there is no other: then it leads nowhere.
+
+    Each hop is nearer to the destination by one, whatever is closed to whom, so nothing that is
+    relayed goes in circles.
+    """
     seen = 1 << ourself
     layer = _in_order(links[ourself] & ~seen, ranks)
+    layer.sort(key=lambda number: number in closed)
     hops = {neighbour: neighbour for neighbour in layer}
     seen |= links[ourself]
     while layer:
@@ -133,6 +149,8 @@ def next_hops(ourself: int, links: Sequence[int], ranks: Sequence[int]) -> dict[
             for found in indexes(fresh):
                 hops[found] = hops[via]
         layer = _in_order(next_layer, ranks)
+        if closed:
+            layer.sort(key=lambda number: hops[number] in closed)
     return hops
 
 

@@ -335,13 +335,10 @@ class View:
         ]
 
     def _compute_routes(self) -> Routes:
-        routes = self._surveyor.compute(self._ourself, self.records, self.topology.roster)
-        said = self.topology.roster.names_of(self.ours.control)
+        roster = self.topology.roster
+        said = roster.names_of(self.ours.control)
         down = [name for name in said if name not in self._links.control]
-        if not down:
-            return routes
-        up = {name: via for name, via in routes.unicast_all.items() if name not in down}
-        return replace(routes, unicast_all=up)
+        return self._surveyor.compute(self._ourself, self.records, roster, down)
 
     def _show_new_peers(self) -> list[PeerAdded]:
         alive, shown = self.routes.alive, self._shown

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from router.mesh.bits import indexes, mover
 from router.mesh.records import Record, Roster
-from router.mesh.routes import Routes, broadcast_children, compute_routes, next_hops
+from router.mesh.routes import Routes, Surveyor, broadcast_children, compute_routes, next_hops
 from weavepy.base.names import PeerName, PeerUid, ShortId
 
 Graph = list[int]
@@ -195,6 +195,34 @@ def test_among_equal_paths_the_lowest_name_is_taken() -> None:
     assert compute_routes(name(1), records, roster).unicast[name(4)] == name(2)
     assert compute_routes(name(2), records, roster).broadcast[name(1)] == (name(4),)
     assert compute_routes(name(3), records, roster).broadcast[name(1)] == ()
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs(12), st.randoms(use_true_random=False))
+def test_what_is_relayed_goes_in_no_circle_whoever_is_down(links: Graph, rng: Random) -> None:
+    down = [peer for peer in range(len(links)) if rng.random() < 0.3]
+    ranks = range(len(links))
+    for source in range(len(links)):
+        far = distances(links, source)
+        for destination in far.keys() - {source}:
+            here, length = source, 0
+            while here != destination:
+                closed = [peer for peer in down if links[here] >> peer & 1]
+                here = next_hops(here, links, ranks, closed)[destination]
+                length += 1
+                if here in closed:
+                    break
+            assert length <= far[destination]
+
+
+def test_a_neighbour_that_is_down_is_gone_round_where_another_way_is_as_short() -> None:
+    links = [0b0110, 0b1001, 0b1001, 0b0110]
+    assert next_hops(0, links, range(4))[3] == 1
+    assert next_hops(0, links, range(4), [1])[3] == 2
+    records, roster = topology({1: [2, 3], 2: [1, 4], 3: [1, 4], 4: [2, 3]})
+    routes = Surveyor().compute(name(1), records, roster, [name(2)])
+    assert routes.unicast_all == {name(3): name(3), name(4): name(3)}
+    assert routes.unicast == {name(2): name(2), name(3): name(3), name(4): name(2)}
 
 
 def _seconds_for(established: dict[int, list[int]]) -> float:
