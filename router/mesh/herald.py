@@ -3,15 +3,13 @@
 Whatever a peer says of itself is told to all others, each of which works on it. While a thousand
 join, or are upgraded one after another, every peer's links change all the time. What changes for
 the worse is said at once, as frames are lost until others know. A link more can wait if much was
-said lately: until it is told nobody uses it. It can wait longer where frames get to that peer
-anyway, by a longer way. And that a neighbour's router is down, but its overlay works, is said only
-if it lasts: it is being upgraded, and then it never needs to be said.
+said lately: until it is told nobody uses it. And that a neighbour's router is down, but its overlay
+works, is said only if it lasts: it is being upgraded, and then it never needs to be said.
 
 So a few changes go out as they come, and of many, all that is new goes out together, one time per
 spacing. The spacing grows with the number of peers: each of n hears what all n say.
 """
 
-from collections.abc import Callable
 from enum import Enum
 
 from router.mesh.records import Record
@@ -32,10 +30,6 @@ its overlay a moment later."""
 
 MAX_SETTLING_S = 0.25
 
-SHORTER_S = 0.03
-"""For each peer of the mesh, so long what is only a shorter way waits for more to be said."""
-
-MAX_SHORTER_S = 20.0
 
 LATER_S = 5.0
 """A router that is upgraded is back by then, if all goes well."""
@@ -45,7 +39,6 @@ class Haste(Enum):
     NOTHING = "nothing is new"
     NOW = "frames may be lost"
     SOON = "a new way"
-    LEISURELY = "a shorter way"
     LATER = "it may pass, or is only good to know"
 
 
@@ -55,11 +48,8 @@ class Herald:
         self._paid_until = 0.0
         """When all that was said so far has had its spacing."""
 
-    def handle_change(
-        self, said: Record, true: Record, is_reached: Callable[[int], bool], peers: int, now: float
-    ) -> None:
-        """`is_reached` says of a set of peers whether frames get to all of them already."""
-        haste = _haste(said, true, is_reached)
+    def handle_change(self, said: Record, true: Record, peers: int, now: float) -> None:
+        haste = _haste(said, true)
         spacing_s = min(MAX_SPACING_S, peers * SPACING_S)
         not_before = self._paid_until - (BURST - 1) * spacing_s
         match haste:
@@ -70,8 +60,6 @@ class Herald:
             case Haste.SOON:
                 settled_at = now + min(MAX_SETTLING_S, peers * SETTLING_S)
                 self._at = min(self._at, max(not_before, settled_at))
-            case Haste.LEISURELY:
-                self._at = min(self._at, now + min(MAX_SHORTER_S, peers * SHORTER_S))
             case Haste.LATER:
                 self._at = min(self._at, max(not_before, now + LATER_S))
 
@@ -84,14 +72,10 @@ class Herald:
         return Deadline(self._at, "say what is new of ourself")
 
 
-def _haste(said: Record, true: Record, is_reached: Callable[[int], bool]) -> Haste:
+def _haste(said: Record, true: Record) -> Haste:
     if said == true:
         return Haste.NOTHING
     if said.links & ~true.links or said.established & ~true.established:
         return Haste.NOW
-    if said.addresses != true.addresses:
-        return Haste.SOON
-    gained = true.control & ~said.control | true.established & ~said.established
-    if not gained:
-        return Haste.LATER
-    return Haste.LEISURELY if is_reached(gained) else Haste.SOON
+    gained = true.control & ~said.control or true.established & ~said.established
+    return Haste.SOON if gained or said.addresses != true.addresses else Haste.LATER

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from router.mesh import short_ids
-from router.mesh.bits import indexes
 from router.mesh.clones import CloneWatch
 from router.mesh.effects import (
     IdentityCopied,
@@ -162,8 +161,7 @@ class View:
             self._links = links
             self._compute_soon(now)
         self._addresses = tuple(addresses) or self._addresses
-        peers = len(self.records)
-        self._herald.handle_change(self.ours, self._true(), self._is_reached, peers, now)
+        self._herald.handle_change(self.ours, self._true(), len(self.records), now)
         self._say_what_is_due(now)
 
     def describe_mtu(self, mtu_bytes: int, now: float) -> None:
@@ -222,11 +220,6 @@ class View:
             established=set_of(self._links.established),
             outbound=set_of(self._links.outbound),
         )
-
-    def _is_reached(self, peers: int) -> bool:
-        """By way of others: that we had a link with it is no way to it now."""
-        names = map(self.topology.roster.names.__getitem__, indexes(peers))
-        return all(self.routes.unicast.get(name, name) != name for name in names)
 
     def _say_what_is_due(self, now: float) -> None:
         if now >= self._herald.next_deadline().at:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from math import inf
 
-from router.mesh.herald import BURST, LATER_S, MAX_SHORTER_S, MAX_SPACING_S, SPACING_S, Herald
+from router.mesh.herald import BURST, LATER_S, MAX_SPACING_S, SPACING_S, Herald
 from router.mesh.records import Record
 from weavepy.base.names import PeerName, PeerUid, ShortId
 
@@ -22,10 +22,8 @@ SAID = Record(
 MORE = replace(SAID, control=0b1110, established=0b1110)
 
 
-def said_at(
-    herald: Herald, true: Record, now: float, peers: int = 100, reached: bool = False
-) -> float:
-    herald.handle_change(SAID, true, lambda gained: reached, peers, now)
+def said_at(herald: Herald, true: Record, now: float, peers: int = 100) -> float:
+    herald.handle_change(SAID, true, peers, now)
     return herald.next_deadline().at
 
 
@@ -52,18 +50,10 @@ def test_many_new_links_are_told_together_the_rarer_the_larger_the_mesh() -> Non
     assert said_at(busy_herald(4000), MORE, 0.5, 4000) == MAX_SPACING_S
 
 
-def test_a_shorter_way_to_a_peer_waits_for_more_to_be_told_but_not_for_ever() -> None:
-    herald = Herald()
-    assert said_at(herald, MORE, 0.0, 1000, reached=True) == MAX_SHORTER_S
-    assert said_at(herald, MORE, 5.0, 1000, reached=True) == MAX_SHORTER_S
-    assert said_at(herald, replace(MORE, control=0b11110), 6.0, 1000) < 6.3
-    assert said_at(Herald(), MORE, 0.0, 3, reached=True) <= 0.1
-
-
 def test_a_mesh_of_a_thousand_says_little_in_a_long_storm() -> None:
     herald, said, now = Herald(), 0, 0.0
     while now < 60.0:
-        herald.handle_change(SAID, MORE, lambda gained: False, 1000, now)
+        herald.handle_change(SAID, MORE, 1000, now)
         if now >= herald.next_deadline().at:
             herald.handle_said(1000, now)
             said += 1
