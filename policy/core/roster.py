@@ -101,18 +101,18 @@ class Roster:
 
     def _put(self, place: _Place, source: Pod | Attached | None) -> None:
         before = self._sources.pop(place, None)
-        for address in before.addresses if before is not None else ():
-            self._at[address].pop(place)
+        old, new = (one.addresses if one is not None else () for one in (before, source))
+        for address in old:
+            self._at[address].pop(place, None)
         if source is not None:
             self._sources[place] = source
-            for address in source.addresses:
-                self._at.setdefault(address, {})[place] = None
+        for address in new:
+            self._at.setdefault(address, {})[place] = None
         touched = {place: None}
-        for one in (before, source):
-            for address in one.addresses if one is not None else ():
-                touched.update(self._at[address])
-                if not self._at[address]:
-                    del self._at[address]
+        for address in dict.fromkeys((*old, *new)):  # a peer may list one twice
+            touched.update(self._at[address])
+            if not self._at[address]:
+                del self._at[address]
         for each in touched:
             self._settle(each)
 

@@ -158,3 +158,16 @@ def test_a_change_touches_only_who_has_its_addresses() -> None:
     assert [*made.take_changed()] == [("default", "p6")]
     made.follow_attached({})
     assert [*made.take_changed()] == [("default", "p6")]
+
+
+def test_an_address_that_is_listed_twice_is_one() -> None:
+    made = Roster("here")
+    for twice in ([Attached("web", (B, B), Identity())], []):
+        made.handle_applied(Pod("shop", "front", {}, (A, A)))
+        made.follow_elsewhere({"host2": twice})
+        made.handle_withdrawn(("shop", "front"))
+        assert made.take_changed() == {
+            ("shop", "front"): None,
+            ("default", "web@host2"): made.pod(("default", "web@host2")),
+        }
+    assert made.pod(("default", "web@host2")) is None
