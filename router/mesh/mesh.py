@@ -416,7 +416,7 @@ class Mesh:
         elif isinstance(message, GossipDigest):
             self._handle_digest(peer, message, now)
         elif isinstance(message, UnicastMessage):
-            self._pass_on(message, now)
+            self._pass_on(message, now, came_from=peer)
         elif isinstance(message, OverlayMessage):
             self._effects.append(OverlayMessageReceived(peer, message.payload))
         elif isinstance(message, Hello):
@@ -447,7 +447,10 @@ class Mesh:
                 peer, GossipDigest(message.channel, channel.digest(), answer_back=False), now
             )
 
-    def _pass_on(self, message: UnicastMessage, now: float) -> None:
+    def _pass_on(
+        self, message: UnicastMessage, now: float, came_from: PeerName | None = None
+    ) -> None:
+        """Lost if it would go back: whoever sent it knows of other links than we do."""
         destination, source = PeerName(message.destination), PeerName(message.source)
         if destination == self.ourself:
             if message.channel in self._channels:
@@ -458,7 +461,7 @@ class Mesh:
         neighbour = self._links.neighbours.get(destination)
         direct = neighbour is not None and neighbour.connected
         via = destination if direct else self._view.routes.unicast_all.get(destination)
-        if via is not None:
+        if via is not None and via != came_from:
             onward = UnicastMessage(
                 message.channel, source, destination, message.hops - 1, message.payload
             )

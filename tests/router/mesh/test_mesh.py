@@ -21,6 +21,7 @@ from router.mesh.effects import (
     UnicastReceived,
 )
 from router.mesh.links import MAX_HALF_OPEN
+from router.mesh.messages import UnicastMessage
 from router.mesh.records import MAX_VERSION, Record, Roster
 from router.mesh.updates import encode_update
 from tests.router.mesh.harness import (
@@ -104,6 +105,21 @@ def test_a_chain_without_discovery_relays_unicast_and_broadcast() -> None:
         "c": "relayed via b",
         "d": "relayed via b",
     }
+
+
+def test_a_unicast_does_not_go_back_to_whom_it_came_from() -> None:
+    world, hosts = chain_of("a", "b", "c")
+    world.run(3.0)
+    a, b, c = hosts
+
+    def passed_on(by: Host, came_from: Host, destination: Host) -> int:
+        message = UnicastMessage("words", came_from.peer, destination.peer, 10, b"hello")
+        by.core.message_came(came_from.peer, message, world.now)
+        effects = by.core.forget([], world.now)
+        return sum(isinstance(one, SendBytes) for one in effects)
+
+    assert passed_on(b, a, destination=c) == 1
+    assert passed_on(c, b, destination=a) == 0, "its own way to a is by b"
 
 
 def test_a_unicast_is_relayed_over_connections_that_are_not_established() -> None:
