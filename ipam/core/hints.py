@@ -19,6 +19,9 @@ from weavepy.base.names import PeerName
 HINT_INTERVAL_S = 10.0
 PASS_ON_AFTER_S = 1.0
 
+PASS_ON_S = 0.005
+"""For each peer, where this is longer."""
+
 MAX_HINT = 2**62
 """Larger numbers do not fit on the wire; nobody needs to know them exactly."""
 
@@ -36,11 +39,11 @@ class HintTeller:
         at = min(self._pass_on_at, self._not_before if self._is_wrong() else math.inf)
         return None if at == math.inf else at
 
-    def hear(self, hints: Mapping[PeerName, Hint], now: float) -> None:
+    def hear(self, hints: Mapping[PeerName, Hint], peers: int, now: float) -> None:
         """Keep what others told us and was news, until it is passed on."""
         if hints:
             self._heard.update(hints)
-            self._pass_on_at = min(self._pass_on_at, now + PASS_ON_AFTER_S)
+            self._pass_on_at = min(self._pass_on_at, now + max(PASS_ON_AFTER_S, PASS_ON_S * peers))
 
     def pass_on(self, now: float) -> dict[PeerName, Hint]:
         """Return what was heard, once it is due."""

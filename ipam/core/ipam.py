@@ -13,7 +13,7 @@ Every input ends in `_settle`, which lets whatever waits go on and then empties 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from random import Random
 
 from ipam.core.allocator import Allocator, Waiting
@@ -99,6 +99,7 @@ class Ipam:
         self.default_subnet = universe if default_subnet is None else default_subnet
         check_subnet(self.default_subnet, self.network)
         self._reachable: dict[PeerName, None] = {}
+        self._neighbours: dict[PeerName, None] = {}
         self._deadline: Deadline | None = None
         """What `next_deadline` said last, if nothing came in since."""
         quorum = check_init(init)
@@ -327,12 +328,18 @@ class Ipam:
         return self._settle(now)
 
     def handle_peers_changed(
-        self, reachable: Sequence[PeerName], now: float, sessions: Collection[PeerName] = ()
+        self,
+        reachable: Sequence[PeerName],
+        now: float,
+        sessions: Collection[PeerName] = (),
+        neighbours: Iterable[PeerName] = (),
     ) -> list[IpamEffect]:
         """Say which peers can be reached now, over relays or not; ourself may be among them.
 
-        `sessions`: with whom anybody has a session, even if their routers are down.
+        `sessions`: with whom anybody has a session, even if their routers are down. `neighbours`:
+        who can be reached without a relay.
         """
+        self._neighbours = dict.fromkeys(neighbours)
         self._reachable = {peer: None for peer in sorted(reachable) if peer != self.ourself}
         alive = {peer: None for peer in sorted({*reachable, *sessions}) if peer != self.ourself}
         self._keeper.reachable = self._reachable
@@ -357,6 +364,7 @@ class Ipam:
         self._outbox.handle_timeout(now)
         if self._departure.heir is None:
             self._keeper.tell_hint(now)
+        self._keeper.tell_rumours(now)
         self._departure.handle_timeout(now)
         return self._settle(now)
 
@@ -377,6 +385,7 @@ class Ipam:
             Deadline(_or_never(self._election.next_at(wanted)), "another ballot"),
             Deadline(_or_never(self._space.next_cooled_at()), "an address has cooled down"),
             Deadline(claim_at, "addresses held elsewhere"),
+            Deadline(self._keeper.rumours_at(), "news to pass on"),
             Deadline(self._outbox.save_at, "news to save"),
             Deadline(_or_never(self._hints.next_at() if tells else None), "a hint to tell"),
             Deadline(self._departure.again_at, "the hand-over is not confirmed"),
@@ -543,7 +552,7 @@ class Ipam:
     def _consult(self, now: float) -> None:
         """Ask what others know of the ring, as long as the check after a restart goes on."""
         was_passed = self._restart.passed
-        for peer in self._restart.ask(self._reachable, now):
+        for peer in self._restart.ask(self._reachable, now, self._neighbours):
             self._outbox.send(peer, Consult(1, self.digest()))
         if self._restart.passed and not was_passed:
             self._outbox.log("info", "the address ring is up to date, as far as anyone tells")

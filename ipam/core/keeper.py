@@ -24,6 +24,7 @@ from ipam.core.paxos import Vote
 from ipam.core.replica import Learnt, Replica
 from ipam.core.restart import RestartCheck
 from ipam.core.ring import Entry, Fence, Ring
+from ipam.core.rumours import Rumours
 from ipam.core.space import Space
 from weavepy.base.names import PeerName
 
@@ -63,6 +64,7 @@ class RingKeeper:
         self._notices = notices
         self._outbox = outbox
         self._restart = restart
+        self._rumours = Rumours()
         self._told_fences: dict[PeerName, Fence] = {}
         self.reachable: Mapping[PeerName, None] = {}
 
@@ -196,6 +198,18 @@ class RingKeeper:
         if told:
             self._outbox.announce(Learnt(hints=told))
 
+    def rumours_at(self) -> float:
+        return self._rumours.next_at
+
+    def tell_rumours(self, now: float) -> None:
+        """Pass on what others wrote, when it is time."""
+        ring = self._replica.ring
+        if ring is None:
+            return
+        entries, source = self._rumours.take(ring, len(self.reachable), now)
+        if entries:
+            self._outbox.announce(Learnt(entries=list(entries)), source)
+
     # --- what others have written ----------------------------------------------------------
 
     def handle_learnt(self, source: PeerName, learnt: Learnt, now: float) -> None:
@@ -205,10 +219,13 @@ class RingKeeper:
         if learnt:
             self._outbox.save_ring_soon(now)
         learnt.votes = {peer: vote for peer, vote in learnt.votes.items() if vote.leads(peer)}
-        self._hints.hear(learnt.hints, now)
+        self._hints.hear(learnt.hints, len(self.reachable), now)
         learnt.hints = {}
-        if learnt:
+        if learnt.votes or learnt.fences or learnt.ring_adopted:
             self._outbox.announce(learnt, source)
+        else:
+            self._rumours.hear(source, learnt.entries, now)
+            self.tell_rumours(now)
         if learnt.lost:
             self._report_lost(learnt.lost)
         if learnt.fences:

@@ -22,7 +22,11 @@ the check goes on: the taker may have used them.
    nothing was heard of the other for ten minutes.
 
 5. Where a register outside can have had us declared dead (`Appointed`), any number of peers may
-   have sufficed: being alone proves nothing either, until that register has been read.
+   have sufficed: being alone proves nothing either, until that register has been read. Once it has
+   been, sixteen will do of however many owners: what is left to ask for is only what this peer
+   may have written itself, which whoever it told has told everybody. It asks neighbours first,
+   whose answers need no way through a mesh that has not heard of us yet. (A thousand routers that
+   are upgraded would else ask half a million questions.)
 
 What a disk that is too old has cost in case 3, if it was, shows when a peer comes back: the ring
 tells (`Learnt.lost`), and the addresses in question are listed.
@@ -31,7 +35,7 @@ tells (`Learnt.lost`), and the addresses in question are listed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from random import Random
 
 from weavepy.base.names import PeerName
@@ -40,11 +44,18 @@ GRACE_S = 5.0
 """How long to wait for the first peer to be reachable, and how long for answers after that."""
 
 ASK_AGAIN_S = 0.25
-"""Short, as what gets lost gets lost while routes are new, and somebody waits for an address."""
+"""Short, as what gets lost gets lost while routes are new, and somebody waits for an address. But
+each time twice as long, up to `MAX_ASK_AGAIN_S`, as that may be many questions."""
+
+MAX_ASK_AGAIN_S = 1.0
+
+WORD_S = 1.0
+"""How long the register's word, and neighbours, are waited for before more peers are asked."""
 
 COPIED_FOR_S = 600.0
 MAX_ASKED = 16
-"""Of few owners. Of many, just more than half are asked."""
+"""Of few owners, or where a register knows who was declared dead. Of many, just more than half
+are asked."""
 
 COPIED = (
     "another router with the identity of this host is running, and no peer has told this one that"
@@ -58,13 +69,19 @@ class RestartCheck:
 
     def __init__(self, rng: Random, awaits_word: bool = False) -> None:
         self._rng = rng
-        self._awaits_word = awaits_word
-        """Whether there is a register outside, which has not been read yet."""
+        self._has_register = self._awaits_word = awaits_word
+        """Whether there is a register outside, and whether it has not been read yet."""
         self.passed = True
         self._until = 0.0
         self._copied_until = -math.inf
         self._ask_at = 0.0
-        self._owners: Sequence[PeerName] = ()
+        self._again_s = ASK_AGAIN_S
+        self._met = False
+        """Whether anybody could be reached since it began."""
+        self._widen_at = 0.0
+        self._widened = False
+        """Whether others than neighbours are asked."""
+        self._owners: dict[PeerName, None] = {}
         self._asked: dict[PeerName, None] = {}
         self._answered: dict[PeerName, None] = {}
         self._waits = False
@@ -74,12 +91,14 @@ class RestartCheck:
 
     def begin(self, owners: Iterable[PeerName], expects_peers: bool, now: float) -> None:
         """`owners` are the other owners of ranges; see the rule in the file's opening."""
-        self._owners = tuple(owners)
+        self._owners = dict.fromkeys(owners)
         self._answered.clear()
         self._asked.clear()
         self.promised_by.clear()
         self.passed = not self._owners and not expects_peers
+        self._met = False
         self._until = now + GRACE_S
+        self._widen_at = now + WORD_S
 
     def handle_copied(self, owners: Iterable[PeerName], now: float) -> None:
         """Another router with our identity lives; see the rule in the file's opening."""
@@ -103,14 +122,25 @@ class RestartCheck:
             self.promised_by[by] = None
             self._until = now + GRACE_S
 
-    def ask(self, reachable: Mapping[PeerName, None], now: float) -> Sequence[PeerName]:
-        """Return the peers to consult now; call it whenever something changed or time passed."""
+    def ask(
+        self,
+        reachable: Mapping[PeerName, None],
+        now: float,
+        neighbours: Collection[PeerName] = (),
+    ) -> Sequence[PeerName]:
+        """Return the peers to consult now; call it whenever something changed or time passed.
+
+        `neighbours`: those of the reachable ones that a message gets to without a relay.
+        """
         if self.passed:
             return ()
-        if not self._asked and reachable:
+        if not self._asked and reachable and not self._met:
+            self._met = True
             self._until = now + GRACE_S
-        if self._choose(reachable):
+            self._widen_at = now + WORD_S
+        if self._choose(reachable, neighbours, now):
             self._ask_at = now
+            self._again_s = ASK_AGAIN_S
         waited_for = [
             peer for peer in self._asked if peer in reachable and peer not in self._answered
         ]
@@ -122,6 +152,7 @@ class RestartCheck:
             return ()
         if over and (now < self._copied_until or self._awaits_word):
             self._asked.clear()
+            self._met = False
             self._until = now + GRACE_S
             return ()
         if over:
@@ -129,7 +160,8 @@ class RestartCheck:
             return ()
         if now < self._ask_at or not waited_for:
             return ()
-        self._ask_at = now + ASK_AGAIN_S
+        self._ask_at = now + self._again_s
+        self._again_s = min(MAX_ASK_AGAIN_S, 2 * self._again_s)
         return waited_for
 
     def is_copied(self, now: float) -> bool:
@@ -138,7 +170,8 @@ class RestartCheck:
     def next_at(self) -> float | None:
         if self.passed:
             return None
-        return min(self._until, self._ask_at) if self._waits else self._until
+        at = min(self._until, self._ask_at) if self._waits else self._until
+        return at if self._widened else min(at, self._widen_at)
 
     def reason(self, now: float) -> str:
         if self.is_copied(now):
@@ -162,16 +195,28 @@ class RestartCheck:
         return f"just restarted: waiting for {silent} peers to say whether the ring is up to date"
 
     def _others_may_know(self) -> bool:
-        """Whether the owners that were not heard might be a majority, with ourself in the total."""
-        silent = [peer for peer in self._owners if peer not in self._answered]
-        return 2 * len(silent) > len(self._owners)
+        """Whether the owners that were not heard might be a majority, with ourself in the total;
+        and, where the register has told what a majority knows, whether few were heard."""
+        heard = sum(peer in self._answered for peer in self._owners)
+        if self._has_register and not self._awaits_word and heard >= MAX_ASKED:
+            return False
+        return 2 * heard < len(self._owners)
 
-    def _choose(self, reachable: Mapping[PeerName, None]) -> bool:
+    def _choose(
+        self, reachable: Mapping[PeerName, None], neighbours: Collection[PeerName], now: float
+    ) -> bool:
         """Add to those who are asked; returns True if there are more of them now."""
-        room = max(MAX_ASKED, len(self._owners) // 2 + 1) - len(self._asked)
+        self._widened = not self._has_register or now >= self._widen_at
+        wanted = MAX_ASKED
+        if not self._has_register or (self._awaits_word and self._widened):
+            wanted = max(MAX_ASKED, len(self._owners) // 2 + 1)
+        room = max(0, wanted - len(self._asked))
         owners = [peer for peer in self._owners if peer in reachable and peer not in self._asked]
         others = [peer for peer in reachable if peer not in self._owners]
         pool = owners if owners or self._asked else others
+        if self._has_register:
+            near = [peer for peer in pool if peer in neighbours]
+            pool = near if near or not self._widened else pool
         chosen = self._rng.sample(pool, min(len(pool), room))
         self._asked.update(dict.fromkeys(chosen))
         return bool(chosen)

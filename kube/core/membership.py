@@ -24,6 +24,10 @@ from weavepy.base.errors import WeavepyError
 from weavepy.base.names import PeerName
 
 TICK_S = 2.0
+
+REST_S = 1.0
+"""Between two times that it works, once all stands: while a thousand nodes join, one changes every
+moment."""
 """How often work is looked for, if no node has changed."""
 
 REGISTER_S = 600.0
@@ -193,6 +197,10 @@ class Membership:
         """What went wrong when we last tried."""
         self._disbelief = ""
 
+    @property
+    def rest_s(self) -> float:
+        return REST_S if self._is_gateway else 0.0
+
     def warnings(self) -> list[str]:
         found = [self._problem]
         if self._disbelief:
@@ -208,7 +216,8 @@ class Membership:
     # --- the work --------------------------------------------------------------------------
 
     def work(self) -> Talk[None]:
-        """Whatever there is to do. Hold it every `TICK_S`, and when a node has changed."""
+        """Whatever there is to do. Hold it every `TICK_S`, and when a node has changed, but with
+        a rest of `rest_s` after the last time."""
         sight: Sight = yield Look()
         if sight.nodes is None:
             return

@@ -9,7 +9,7 @@ and every few seconds with some neighbours.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from random import Random
 
 from weavepy.base.deadline import Deadline
@@ -18,6 +18,12 @@ from weavepy.base.names import PeerName
 ROUND_S = 10.0
 ROUND_JITTER_S = 2.0
 DIGEST_NEIGHBOURS = 3
+
+WELCOME_S = 1.0
+"""With a new neighbour, digests are compared at once if we have few others, else so much later:
+who joins a large mesh has many new neighbours in a moment, and needs not hear all from each."""
+
+FEW_NEIGHBOURS = 3
 MAX_FANOUT = 8
 
 
@@ -25,11 +31,23 @@ class Gossip:
     def __init__(self, rng: Random, now: float) -> None:
         self._rng = rng
         self._round_at = now
+        self._welcome_at: dict[PeerName, float] = {}
         self._schedule(now)
 
     def audience(self, neighbours: Mapping[PeerName, int], peer_count: int) -> list[PeerName]:
         """Whom to tell news in a mesh of so many peers. `neighbours` are with their weights."""
         return self._choose(neighbours, fanout(peer_count))
+
+    def welcome(self, neighbour: PeerName, others: int, now: float) -> None:
+        """Digests are to be compared with this one, who was connected just now, beside `others`."""
+        self._welcome_at[neighbour] = now if others < FEW_NEIGHBOURS else now + WELCOME_S
+
+    def welcomed(self, neighbours: Container[PeerName], now: float) -> list[PeerName]:
+        """Of the new neighbours, those to whom our digests are due."""
+        due = [peer for peer, at in self._welcome_at.items() if now >= at]
+        for peer in due:
+            del self._welcome_at[peer]
+        return [peer for peer in due if peer in neighbours]
 
     def round_partners(self, neighbours: Collection[PeerName], now: float) -> list[PeerName]:
         """With whom to compare digests now; empty unless a round is due."""
@@ -39,7 +57,8 @@ class Gossip:
         return self._choose(dict.fromkeys(neighbours, 1), DIGEST_NEIGHBOURS)
 
     def next_deadline(self) -> Deadline:
-        return Deadline(self._round_at, "compare digests with neighbours")
+        at = min([self._round_at, *self._welcome_at.values()])
+        return Deadline(at, "compare digests with neighbours")
 
     def _schedule(self, now: float) -> None:
         self._round_at = now + ROUND_S + self._rng.uniform(-ROUND_JITTER_S, ROUND_JITTER_S)

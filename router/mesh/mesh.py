@@ -305,6 +305,7 @@ class Mesh:
         warning = self._clones.handle_timeout(now)
         if warning is not None:
             self._effects += [LogLine("warning", warning), IdentityCopied(warning)]
+        self._greet(now)
         for peer in self._gossip.round_partners(self.connected_peers, now):
             self._send_digests(peer, answer_back=True, now=now)
         if self._whereabouts.take_change(now):
@@ -402,9 +403,11 @@ class Mesh:
 
     def welcome(self, neighbour: Neighbour, connection: Connection, now: float) -> None:
         dialled = connection.address if connection.outbound else ""
-        self._links.send(neighbour.name, Hello(connection.remote_host, dialled), now)
+        others = sum(one.connected for one in self._links.neighbours.values()) - 1
+        self._links.send(neighbour.name, Hello(connection.remote_host, dialled, others), now)
         self.neighbours_changed(now)
-        self._send_digests(neighbour.name, answer_back=False, now=now)
+        self._gossip.welcome(neighbour.name, others, now)
+        self._greet(now)
 
     def neighbours_changed(self, now: float) -> None:
         self._whereabouts.keep(self._links.neighbours)
@@ -421,6 +424,7 @@ class Mesh:
             self._effects.append(OverlayMessageReceived(peer, message.payload))
         elif isinstance(message, Hello):
             self._whereabouts.handle_hello(peer, message)
+            self._links.neighbours[peer].others = message.others
             self.neighbours_changed(now)
 
     def _handle_update(self, peer: PeerName, message: GossipUpdate, now: float) -> None:
@@ -466,6 +470,10 @@ class Mesh:
                 message.channel, source, destination, message.hops - 1, message.payload
             )
             self._links.send(via, onward, now)
+
+    def _greet(self, now: float) -> None:
+        for peer in self._gossip.welcomed(self._links.neighbours, now):
+            self._send_digests(peer, answer_back=False, now=now)
 
     def _send_digests(self, peer: PeerName, *, answer_back: bool, now: float) -> None:
         for name, channel in self._channels.items():

@@ -47,6 +47,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     """The address from which its connection comes, or at which it answered."""
     dialled: _Host
     """The "host:port" at which it answered; empty if it dialled."""
+    others: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """How many peers the sender is connected with besides."""
 
 
 class GossipUpdate(msgspec.Struct, frozen=True, array_like=True, tag="update"):

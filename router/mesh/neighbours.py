@@ -30,6 +30,8 @@ class Neighbour:
     established: bool = False
     overlay_info: str = "waiting for the overlay"
     """Why it is not established."""
+    others: int | None = None
+    """How many it was connected with when it greeted us; None before that."""
 
     @property
     def connected(self) -> bool:

@@ -127,6 +127,8 @@ class _Packer:
         self._table = table
         self._place = place
         self._width = width
+        self._is_whole_roster = len(table) == width
+        """So that a place is a number. A newcomer is told of everybody by all its neighbours."""
         self._move: Callable[[int], int] | None = None
 
     def pack(self, bits: int) -> bytes:
@@ -137,9 +139,14 @@ class _Packer:
         if _PLACE_BYTES * members < length:
             places = map(self._place.__getitem__, indexes(bits))
             return bytes([_PLACES]) + struct.pack(f"<{members}H", *places)
+        if not self._is_whole_roster:
+            bits = self._moved(bits)
+        return bytes([_BITS]) + bits.to_bytes(length, "little")
+
+    def _moved(self, bits: int) -> int:
         if self._move is None:
             self._move = mover(self._table, self._width)
-        return bytes([_BITS]) + self._move(bits).to_bytes(length, "little")
+        return self._move(bits)
 
 
 # --- from others -----------------------------------------------------------------------------

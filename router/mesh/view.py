@@ -24,7 +24,7 @@ from router.mesh.effects import (
     ReachableChanged,
     RoutesChanged,
 )
-from router.mesh.herald import Herald
+from router.mesh.herald import Herald, Standing
 from router.mesh.neighbours import Neighbour
 from router.mesh.records import MAX_VERSION, Record
 from router.mesh.routes import Routes, Surveyor
@@ -46,6 +46,9 @@ MANY_SPACING_S = 0.002
 OUTBID_AGAIN_S = 1.0
 """Between two times that we outbid somebody who writes our record. Two routers with one identity
 would else shout at each other as fast as the network goes."""
+
+ENOUGH_LINKS = 3
+"""Who has so many others is not in need of one more."""
 
 ADOPTION_S = 10.0
 """How long a restarted router leaves the routes of its previous run alone while peers that it
@@ -96,6 +99,8 @@ class View:
         self._surveyor = Surveyor()
         self._herald = Herald()
         self._links = _Links()
+        self._lonely: tuple[PeerName, ...] = ()
+        """Neighbours that had hardly any others when they greeted us."""
         self._addresses: tuple[str, ...] = ()
         self._news: dict[PeerName, PeerName | None] = {}
         self._news_at = NEVER.at
@@ -161,7 +166,10 @@ class View:
             self._links = links
             self._compute_soon(now)
         self._addresses = tuple(addresses) or self._addresses
-        self._herald.handle_change(self.ours, self._true(), len(self.records), now)
+        self._lonely = tuple(
+            one.name for one in everyone if one.others is not None and one.others < ENOUGH_LINKS
+        )
+        self._consider(now)
         self._say_what_is_due(now)
 
     def describe_mtu(self, mtu_bytes: int, now: float) -> None:
@@ -221,7 +229,21 @@ class View:
             outbound=set_of(self._links.outbound),
         )
 
+    def _standing(self) -> Standing:
+        if self.ours.established.bit_count() < ENOUGH_LINKS:
+            return Standing(lonely=-1)
+        set_of = self.topology.roster.set_of
+        reached = self.routes.unicast
+        cut_off = [name for name in self._links.control if name not in reached]
+        return Standing(set_of(self._lonely), set_of(cut_off))
+
+    def _consider(self, now: float) -> None:
+        peers = len(self.records)
+        self._herald.handle_change(self.ours, self._true(), self._standing(), peers, now)
+
     def _say_what_is_due(self, now: float) -> None:
+        if now >= self._herald.next_deadline().at:
+            self._consider(now)
         if now >= self._herald.next_deadline().at:
             self._publish(self._true(), now)
 

@@ -184,3 +184,9 @@ def test_a_take_over_is_decided_anew_if_the_register_changed_meanwhile(
 
 def _reclaims(done: list[Effect]) -> list[Effect]:
     return [each for each in done if isinstance(each, membership.Reclaim)]
+
+
+def test_it_rests_between_two_times_only_once_all_stands(member: Membership) -> None:
+    assert member.rest_s == 0.0
+    held(member.work(), SIGHT, [REGISTER])
+    assert member.rest_s == membership.REST_S

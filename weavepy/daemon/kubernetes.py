@@ -95,6 +95,7 @@ class Kubernetes:
                 problem = str(error)
             for line in self._membership.handle_over(problem):
                 await self._carry_out(line)
+            await asyncio.sleep(self._membership.rest_s)
 
     async def _settle(self, effect: SettleTakeOver) -> None:
         try:

@@ -327,7 +327,8 @@ class Node:
             return []
         self._routes_of_ring = routes
         reachable, sessions = self.mesh.reachable_peers, list(routes.unicast)
-        return self._persisted(self.ipam.handle_peers_changed(reachable, now, sessions), now)
+        told = self.ipam.handle_peers_changed(reachable, now, sessions, self.mesh.connected_peers)
+        return self._persisted(told, now)
 
     def _forget_macs(self, peer: PeerName) -> Iterable[NodeEffect]:
         short_id = self._short_ids.get(peer)

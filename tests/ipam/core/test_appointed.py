@@ -10,7 +10,7 @@ import pytest
 from ipam.core.effects import AnswerRequest, IpamEffect, SettleTakeOver
 from ipam.core.election import Appointed
 from ipam.core.ipam import Ipam
-from ipam.core.restart import GRACE_S, RestartCheck
+from ipam.core.restart import GRACE_S, MAX_ASKED, WORD_S, RestartCheck
 from tests.ipam.core.mesh import TestMesh, peer_name
 from weavepy.base.names import PeerName
 
@@ -200,7 +200,71 @@ def test_being_alone_proves_nothing_until_the_register_was_read() -> None:
 def test_a_peers_answer_will_do_without_the_register() -> None:
     check = RestartCheck(Random(1), awaits_word=True)
     check.begin([peer_name(2)], True, 0.0)
-    assert check.ask({peer_name(2): None}, 1.0) == [peer_name(2)]
+    reachable = {peer_name(2): None}
+    assert check.ask(reachable, 1.0, neighbours=reachable) == [peer_name(2)]
     check.handle_heard(peer_name(2))
-    check.ask({peer_name(2): None}, 1.1)
+    check.ask(reachable, 1.1, neighbours=reachable)
+    assert check.passed
+
+
+OWNERS = [peer_name(number) for number in range(2, 102)]
+EVERYBODY = dict.fromkeys(OWNERS)
+
+
+def hundred_owners() -> RestartCheck:
+    check = RestartCheck(Random(1), awaits_word=True)
+    check.begin(OWNERS, True, 0.0)
+    return check
+
+
+def test_with_the_registers_word_sixteen_neighbours_will_do_of_a_hundred_owners() -> None:
+    check = hundred_owners()
+    check.handle_word()
+    near = OWNERS[:3]
+    asked = list(check.ask(EVERYBODY, 0.1, near))
+    assert sorted(asked) == near, "others' answers would not find us yet"
+    for peer in asked:
+        check.handle_heard(peer)
+    near = OWNERS[:40]
+    more = list(check.ask(EVERYBODY, 0.2, near))
+    assert not check.passed, "three of a hundred are few"
+    assert len(more) == MAX_ASKED - 3
+    assert set(more) < set(near)
+    for peer in more:
+        check.handle_heard(peer)
+    check.ask(EVERYBODY, 0.3, near)
+    assert check.passed
+
+
+def test_who_has_few_neighbours_asks_others_a_little_later() -> None:
+    check = hundred_owners()
+    check.handle_word()
+    (near,) = check.ask(EVERYBODY, 0.1, OWNERS[:1])
+    check.handle_heard(near)
+    assert check.ask(EVERYBODY, 0.2, OWNERS[:1]) == ()
+    at = check.next_at()
+    assert at == 0.1 + WORD_S
+    assert len(check.ask(EVERYBODY, at, OWNERS[:1])) == MAX_ASKED - 1
+
+
+def test_without_the_registers_word_a_majority_of_the_owners_has_to_answer() -> None:
+    check = hundred_owners()
+    for peer in check.ask(EVERYBODY, 0.1, OWNERS):
+        check.handle_heard(peer)
+    check.ask(EVERYBODY, 0.2, OWNERS)
+    assert not check.passed
+    more = check.ask(EVERYBODY, 0.1 + WORD_S, OWNERS)
+    assert len(more) == 51 - MAX_ASKED
+    for peer in more:
+        check.handle_heard(peer)
+    check.ask(EVERYBODY, 0.2 + WORD_S, OWNERS)
+    assert check.passed
+
+
+def test_the_word_that_comes_later_ends_the_wait_for_a_majority() -> None:
+    check = hundred_owners()
+    for peer in check.ask(EVERYBODY, 0.1, OWNERS):
+        check.handle_heard(peer)
+    check.handle_word()
+    check.ask(EVERYBODY, 0.5, OWNERS)
     assert check.passed

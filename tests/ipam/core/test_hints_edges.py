@@ -64,8 +64,8 @@ def test_more_addresses_than_fit_on_the_wire_are_told_as_many_as_do() -> None:
 def test_what_others_tell_is_gathered_for_a_second_and_then_passed_on_once() -> None:
     hints, _ = teller(80)
     hints.tell(None, 0.0)
-    hints.hear({A: Hint(1, 5)}, 5.0)
-    hints.hear({B: Hint(2, 6)}, 5.5)
+    hints.hear({A: Hint(1, 5)}, 2, 5.0)
+    hints.hear({B: Hint(2, 6)}, 2, 5.5)
     assert hints.next_at() == 6.0
     assert hints.pass_on(5.9) == {}
     assert hints.pass_on(6.0) == {A: Hint(1, 5), B: Hint(2, 6)}
@@ -76,7 +76,7 @@ def test_what_others_tell_is_gathered_for_a_second_and_then_passed_on_once() -> 
 def test_no_news_are_not_passed_on() -> None:
     hints, _ = teller(80)
     hints.tell(None, 0.0)
-    hints.hear({}, 5.0)
+    hints.hear({}, 2, 5.0)
     assert hints.next_at() is None
 
 
@@ -84,5 +84,5 @@ def test_what_is_due_first_counts() -> None:
     hints, space = teller(80)
     hints.tell(None, 0.0)
     space.set_ranges([], [])
-    hints.hear({A: Hint(1, 5)}, 5.0)
+    hints.hear({A: Hint(1, 5)}, 2, 5.0)
     assert hints.next_at() == 6.0

@@ -120,7 +120,7 @@ def test_a_promise_to_another_keeps_it_waiting_until_that_peer_knows_the_outcome
     assert list(check.promised_by) == [B]
     check.ask(reach(B), 105.0)
     assert not check.passed
-    assert check.next_at() == 105.25
+    assert check.next_at() == 105.5
     check.handle_heard(B)
     assert not check.promised_by
     check.ask(reach(B), 105.1)

@@ -7,8 +7,10 @@ import pytest
 
 from router.mesh.gossip import (
     DIGEST_NEIGHBOURS,
+    FEW_NEIGHBOURS,
     ROUND_JITTER_S,
     ROUND_S,
+    WELCOME_S,
     Gossip,
     fanout,
     weights_of,
@@ -59,3 +61,18 @@ def test_rounds_come_every_ten_seconds_with_jitter() -> None:
         assert gossip.round_partners(neighbours, at - 0.01) == []
         assert len(gossip.round_partners(neighbours, at)) == DIGEST_NEIGHBOURS
         now = at
+
+
+def test_digests_are_compared_at_once_with_the_first_neighbours_and_then_a_little_later() -> None:
+    gossip = Gossip(Random(1), 0.0)
+    for others, name in enumerate(NAMES[:10]):
+        gossip.welcome(name, others, 1.0)
+    assert gossip.next_deadline().at == 1.0
+    assert gossip.welcomed(NAMES, 1.0) == NAMES[:FEW_NEIGHBOURS]
+    assert gossip.next_deadline().at == 1.0 + WELCOME_S
+    assert gossip.welcomed(NAMES, 1.5) == []
+    gone = [name for name in NAMES if name != NAMES[5]]
+    found = gossip.welcomed(gone, 1.0 + WELCOME_S)
+    assert found == [name for name in NAMES[FEW_NEIGHBOURS:10] if name != NAMES[5]]
+    assert gossip.welcomed(NAMES, 9.0) == []
+    assert gossip.next_deadline().at >= ROUND_S - ROUND_JITTER_S

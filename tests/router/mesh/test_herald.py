@@ -3,8 +3,19 @@
 from dataclasses import replace
 from math import inf
 
-from router.mesh.herald import BURST, LATER_S, MAX_SPACING_S, SPACING_S, Herald
+from router.mesh.herald import (
+    BURST,
+    CUT_OFF_S,
+    LATER_S,
+    LEISURE_S,
+    MAX_LEISURE_S,
+    MAX_SPACING_S,
+    SPACING_S,
+    Herald,
+    Standing,
+)
 from router.mesh.records import Record
+from router.mesh.topology import UNREACHABLE_S
 from weavepy.base.names import PeerName, PeerUid, ShortId
 
 SAID = Record(
@@ -20,10 +31,19 @@ SAID = Record(
     outbound=0b0010,
 )
 MORE = replace(SAID, control=0b1110, established=0b1110)
+NEW = 0b1000
+"""The one that `MORE` has, and `SAID` has not."""
 
 
-def said_at(herald: Herald, true: Record, now: float, peers: int = 100) -> float:
-    herald.handle_change(SAID, true, peers, now)
+def said_at(
+    herald: Herald,
+    true: Record,
+    now: float,
+    peers: int = 100,
+    lonely: int = NEW,
+    cut_off: int = 0,
+) -> float:
+    herald.handle_change(SAID, true, Standing(lonely, cut_off), peers, now)
     return herald.next_deadline().at
 
 
@@ -53,7 +73,7 @@ def test_many_new_links_are_told_together_the_rarer_the_larger_the_mesh() -> Non
 def test_a_mesh_of_a_thousand_says_little_in_a_long_storm() -> None:
     herald, said, now = Herald(), 0, 0.0
     while now < 60.0:
-        herald.handle_change(SAID, MORE, 1000, now)
+        herald.handle_change(SAID, MORE, Standing(NEW), 1000, now)
         if now >= herald.next_deadline().at:
             herald.handle_said(1000, now)
             said += 1
@@ -81,3 +101,31 @@ def test_another_change_does_not_put_off_what_is_due() -> None:
     herald = Herald()
     first = said_at(herald, MORE, 0.0, 1000)
     assert said_at(herald, replace(MORE, control=0b11110), 0.1, 1000) == first
+
+
+def test_a_link_between_two_that_have_others_is_told_at_leisure_if_much_was_said() -> None:
+    assert said_at(Herald(), MORE, 0.0, 1000, lonely=0) <= 0.25
+    assert said_at(busy_herald(100), MORE, 0.5, lonely=0) == 100 * LEISURE_S
+    assert said_at(busy_herald(4000), MORE, 0.5, 4000, lonely=0) == MAX_LEISURE_S
+
+
+def test_a_link_that_others_need_is_not_held_up_by_one_that_can_wait() -> None:
+    herald = busy_herald(1000)
+    assert said_at(herald, MORE, 0.5, 1000, lonely=0) == MAX_LEISURE_S
+    both = replace(MORE, control=0b11110)
+    assert said_at(herald, both, 0.6, 1000, lonely=0b10000) == MAX_SPACING_S
+
+
+def test_a_link_that_may_join_two_halves_is_told_in_time_unless_others_tell_of_one() -> None:
+    herald = busy_herald(1000)
+    assert said_at(herald, MORE, 0.5, 1000, lonely=0, cut_off=NEW) == 0.5 + CUT_OFF_S
+    assert CUT_OFF_S < UNREACHABLE_S
+    assert said_at(herald, MORE, 8.0, 1000, lonely=0, cut_off=0) == MAX_LEISURE_S
+
+
+def test_many_losses_do_not_hold_up_a_gain_for_longer_than_a_spacing() -> None:
+    herald = Herald()
+    for _ in range(100):
+        herald.handle_said(1000, 1.0)
+    assert said_at(herald, MORE, 1.0, 1000) == 1.0 + MAX_SPACING_S
+    assert said_at(herald, MORE, 1.0, 1000, lonely=0) == 1.0 + MAX_LEISURE_S

@@ -4,6 +4,7 @@ from random import Random
 
 from router.mesh.clones import CloneWatch
 from router.mesh.effects import LinkId
+from router.mesh.herald import CUT_OFF_S, MAX_LEISURE_S, MAX_SPACING_S
 from router.mesh.neighbours import Neighbour
 from router.mesh.records import Record, Roster
 from router.mesh.updates import encode_update
@@ -115,12 +116,51 @@ def test_many_new_links_are_few_versions_and_all_are_told_in_the_end() -> None:
     view = view_of(1000)
     for number in range(1, 101):
         run_until(view, number / 10)
-        view.describe(links_with(*range(1, number + 1), established=False), ("us:1",), number / 10)
-        view.describe(links_with(*range(1, number + 1)), ("us:1",), number / 10)
-    run_until(view, 16.0)
-    assert view.ours.version <= 7
+        before, new = links_with(*range(1, number)), links_with(number, established=False)
+        view.describe({**before, **new}, ("us:1",), number / 10)
+        view.describe({**before, **links_with(number)}, ("us:1",), number / 10)
+    run_until(view, 10.0 + MAX_LEISURE_S)
+    assert view.ours.version <= 6
     told = view.topology.roster.names_of(view.ours.established)
     assert told == NAMES[1:101] == view.topology.roster.names_of(view.ours.control)
+
+
+def in_a_busy_mesh() -> View:
+    """With three links, having said so much lately that what can wait will."""
+    view = view_of(1000)
+    for number in range(1, 4):
+        view.describe(links_with(*range(1, number + 1)), (), number / 1.0)
+        run_until(view, number + 0.9)
+    for number in range(4, 8):
+        view.describe(links_with(1, 2, 3, number), (), float(number))
+        view.describe(links_with(1, 2, 3), (), float(number))
+    return view
+
+
+def greeted(number: int, others: int) -> dict[PeerName, Neighbour]:
+    neighbour = links_with(number)[NAMES[number]]
+    neighbour.others = others
+    return {NAMES[number]: neighbour}
+
+
+def said_after_s(view: View, others: int) -> float:
+    """How long until everybody is told of a link with somebody who has so many others."""
+    view.describe({**links_with(1, 2, 3), **greeted(9, others)}, (), 10.0)
+    while NAMES[9] not in view.topology.roster.names_of(view.ours.established):
+        at = view.next_deadline().at
+        view.take_news(at)
+        view.handle_timeout(at)
+    return at - 10.0
+
+
+def test_a_link_with_somebody_who_has_no_other_is_told_before_one_with_somebody_who_has() -> None:
+    assert said_after_s(in_a_busy_mesh(), others=0) <= MAX_SPACING_S
+    assert said_after_s(in_a_busy_mesh(), others=50) > MAX_SPACING_S
+
+
+def test_a_link_to_somebody_whom_nobody_else_reaches_is_told_in_time() -> None:
+    """He has others, but these are in a half of the mesh that was cut off from ours."""
+    assert said_after_s(in_a_busy_mesh(), others=50) <= CUT_OFF_S
 
 
 def test_a_lost_link_is_said_at_once_and_counted_on_no_more() -> None:

@@ -163,6 +163,9 @@ class Member(Host):
             self.problems[problem] = self.problems.get(problem, 0) + 1
             self.trace(f"problem: {problem}")
         self.core.handle_over(problem)
+        self.world.later(self.core.rest_s, self._mine(self._rested))
+
+    def _rested(self) -> None:
         self._works = False
         if self._woken:
             self._woken = False

@@ -163,10 +163,13 @@ def test_the_ring_is_told_once_of_all_peers_that_one_look_has_found() -> None:
     tell = node.ipam.handle_peers_changed
 
     def counted(
-        reachable: Sequence[PeerName], now: float, sessions: Collection[PeerName] = ()
+        reachable: Sequence[PeerName],
+        now: float,
+        sessions: Collection[PeerName],
+        neighbours: Collection[PeerName],
     ) -> list[IpamEffect]:
         told.append(reachable)
-        return tell(reachable, now, sessions)
+        return tell(reachable, now, sessions, neighbours)
 
     with patch.object(node.ipam, "handle_peers_changed", counted):
         found = [PeerAdded(PeerName(f"02:00:00:00:00:{n:02}"), PeerUid(n), "") for n in range(50)]
