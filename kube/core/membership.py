@@ -226,8 +226,9 @@ class Membership:
             yield from self._dial(sight.nodes)
         register = yield from self._keep_register(sight.nodes, sight.now)
         yield from self._see_to_first_ring(register)
-        yield from self._be_gateway()
+        # First: if all addresses are a dead peer's, nobody gets one before that.
         yield from self._take_turn()
+        yield from self._be_gateway()
 
     def _dial(self, nodes: Mapping[str, Node]) -> Talk[None]:
         wanted = truth.targets(nodes, self._node_name, self._connection_limit)
@@ -325,9 +326,14 @@ class Membership:
             return
         alive = {self._ourself, *sight.reachable, *sight.sessions}
         owners = [peer for peer in sight.owners if peer not in alive]
-        # Of whom we have not read where it lives, that may be on record by now.
-        unknown = [peer for peer in owners if peer not in self._register.homes]
-        absent = [*truth.suspects(owners, alive, self._register, sight.nodes), *unknown]
+        suspects = truth.suspects(owners, alive, self._register, sight.nodes)
+        # Of the others the register may say by now where they live, or who lives there instead.
+        unknown = [
+            peer
+            for peer in truth.strangers(owners, self._register, sight.nodes)
+            if peer not in suspects
+        ]
+        absent = [*suspects, *unknown]
         self._absent_since = {peer: self._absent_since.get(peer, sight.now) for peer in absent}
         due = [
             peer

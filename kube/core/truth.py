@@ -84,6 +84,19 @@ def suspects(
     ]
 
 
+def strangers(
+    owners: Iterable[PeerName], register: Register, nodes: Mapping[str, Node]
+) -> list[PeerName]:
+    """Return the owners that this register does not know, or on a machine that is another now."""
+    found = []
+    for peer in owners:
+        home = register.homes.get(peer)
+        node = None if home is None else nodes.get(home.node)
+        if home is None or (node is not None and node.uid != home.uid):
+            found.append(peer)
+    return found
+
+
 def is_gone(peer: PeerName, register: Register, node: Node | None) -> bool:
     """`node` is the object of the name that the peer has registered, None if there is none."""
     home = register.homes.get(peer)

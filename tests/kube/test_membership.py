@@ -190,3 +190,28 @@ def test_it_rests_between_two_times_only_once_all_stands(member: Membership) -> 
     assert member.rest_s == 0.0
     held(member.work(), SIGHT, [REGISTER])
     assert member.rest_s == membership.REST_S
+
+
+def test_the_dead_are_reclaimed_before_an_address_is_waited_for(member: Membership) -> None:
+    """They may have all that there are."""
+    without = {name: node for name, node in NODES.items() if name != "n3"}
+    sight = replace(SIGHT, nodes=without, reachable=(B,), sessions=(B,), owners=(C,))
+    done = held(member.work(), sight, [REGISTER, REGISTER, None])
+    kinds = [type(effect) for effect in done]
+    assert kinds.index(membership.Reclaim) < kinds.index(membership.BeGateway)
+
+
+def test_that_another_router_lives_on_a_replaced_machine_is_read_in_time(
+    member: Membership,
+) -> None:
+    held(member.work(), SIGHT, [REGISTER])
+    replaced = {**NODES, "n3": replace(NODES["n3"], uid="another")}
+    sight = replace(SIGHT, nodes=replaced, reachable=(B,), sessions=(B,))
+    assert held(member.work(), replace(sight, now=1.0)) == [], (
+        "it may be on its way to the register"
+    )
+    newcomer = peer_name(4)
+    register = replace(REGISTER, homes={**HOMES, newcomer: Home("n3", "another")})
+    later = replace(sight, now=1.0 + max(STRANGE_S, turn_s(C, A, (B,))))
+    found = held(member.work(), later, [register, replaced["n3"]])
+    assert _reclaims(found) == [membership.Reclaim(C, (C,))]
