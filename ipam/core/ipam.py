@@ -60,6 +60,10 @@ from weavepy.base.deadline import Deadline, earliest
 from weavepy.base.errors import UsageError
 from weavepy.base.names import PeerName
 
+NOT_ON_RECORD = (
+    "this host is not on record with Kubernetes yet, and nobody could ever reclaim what it got:"
+    " waiting for the API server"
+)
 LEAVING = "this host is leaving the mesh and gives out no addresses"
 
 __all__ = [
@@ -109,6 +113,8 @@ class Ipam:
         outbox = self._outbox = Outbox(replica, space, history)
         allocator = self._allocator = Allocator(replica, space, rng)
         self._election = Election(replica, init, rng)
+        self._awaits_record = isinstance(init, Appointed)
+        """Whether we must be put on record outside before we ask for space."""
         self._restart = RestartCheck(rng, awaits_word=isinstance(init, Appointed))
         self._consent = Consent(replica, rng, outbox.send)
         self._leaks = LeakWatch()
@@ -263,10 +269,17 @@ class Ipam:
         return self._take_over(request, peer, False, gone, deadline, now)
 
     def handle_verdicts(
-        self, verdicts: Mapping[PeerName, tuple[int, PeerName]], now: float
+        self,
+        verdicts: Mapping[PeerName, tuple[int, PeerName]],
+        now: float,
+        on_record: bool = True,
     ) -> list[IpamEffect]:
-        """The register outside was read: it knows these take-overs, each epoch and taker."""
+        """The register outside was read: it knows these take-overs, each epoch and taker.
+
+        `on_record`: it knows us, too, so that what we get can be taken over when we are gone.
+        """
         self._restart.handle_word()
+        self._awaits_record &= not on_record
         fences = {peer: Fence(epoch, taker) for peer, (epoch, taker) in sorted(verdicts.items())}
         self._keeper.handle_verdicts(fences, now)
         return self._settle(now)
@@ -567,6 +580,9 @@ class Ipam:
         self._outbox.add(self._allocator.answer_held())
         if not self._restart.passed:
             self._allocator.explain(self._notices.restart_reason(now))
+            return
+        if self._awaits_record and not self._replica.ring.owned_by(self.ourself):
+            self._allocator.explain(NOT_ON_RECORD)
             return
         self._outbox.add(self._allocator.work(self._reachable, now))
 

@@ -113,6 +113,8 @@ class TellVerdicts:
     """Give the ring the take-overs that were decided."""
 
     verdicts: Mapping[PeerName, tuple[int, PeerName]]
+    on_record: bool = True
+    """Whether the register says where we live, so that we could be reclaimed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +259,7 @@ class Membership:
         sight: Sight = yield Look()
         self._register = register
         self._register_due_at = sight.now + REGISTER_S * (1 + self._rng.random() / 2)
-        yield TellVerdicts(register.verdicts())
+        yield TellVerdicts(register.verdicts(), self._ourself in register.homes)
 
     def _see_to_first_ring(self, register: Register) -> Talk[None]:
         sight: Sight = yield Look()

@@ -166,8 +166,8 @@ class Kubernetes:
         match effect:
             case membership.DialNodes(targets=targets):
                 node.run(node.mesh.connect(targets, True, now), now)
-            case membership.TellVerdicts(verdicts=verdicts):
-                node.run_ring(node.ipam.handle_verdicts(verdicts, now), now)
+            case membership.TellVerdicts(verdicts=verdicts, on_record=on_record):
+                node.run_ring(node.ipam.handle_verdicts(verdicts, now, on_record), now)
             case membership.Appoint(ring_id=ring_id, peers=peers, new=new):
                 node.run_ring(node.ipam.appoint(ring_id, peers, new, now), now)
         self._router.changed()

@@ -171,6 +171,22 @@ def test_who_was_reclaimed_comes_back_empty_by_the_registers_word_alone() -> Non
     mesh.check_no_duplicates()
 
 
+def test_who_is_not_on_record_gets_no_space_that_nobody_could_reclaim() -> None:
+    mesh = Registered(3)
+    mesh.crash(mesh.names[2])
+    mesh.reclaim(0, 2)
+    mesh.settle()
+    returned = mesh.restart(mesh.names[2])
+    mesh.heal()
+    mesh.perform(mesh.names[2], returned.handle_verdicts(mesh.decided, mesh.now, False))
+    request = mesh.allocate(2, "web", timeout_s=5.0)
+    mesh.run(6)
+    assert mesh.given(request) is None
+    assert mesh.share(0, 2) == 0
+    mesh.perform(mesh.names[2], returned.handle_verdicts(mesh.decided, mesh.now, True))
+    assert mesh.given(mesh.allocate(2, "web")) is not None
+
+
 @pytest.mark.parametrize("again", [1, 3])
 def test_a_verdict_is_idempotent(again: int) -> None:
     mesh = Registered(3)

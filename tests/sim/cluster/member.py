@@ -253,8 +253,10 @@ class Member(Host):
                 return self._sight(ipam)
             case membership.DialNodes(targets=targets):
                 self._guarded(lambda: node.run(mesh.connect(targets, True, now), now))
-            case membership.TellVerdicts(verdicts=verdicts):
-                self._guarded(lambda: node.run_ring(ipam.handle_verdicts(verdicts, now), now))
+            case membership.TellVerdicts(verdicts=verdicts, on_record=on_record):
+                self._guarded(
+                    lambda: node.run_ring(ipam.handle_verdicts(verdicts, now, on_record), now)
+                )
             case membership.Appoint(ring_id=ring_id, peers=peers, new=new):
                 self._guarded(lambda: node.run_ring(ipam.appoint(ring_id, peers, new, now), now))
             case LogLine(message=text):
