@@ -92,7 +92,7 @@ class FastWatch:
         if pair.lives != lives:
             pair.lives = lives
             pair.healthy_since = pair.sleeve_since = None
-        pair.blocked_since = _since(pair.blocked_since, self._is_blocked(giver, taker), now)
+        pair.blocked_since = self.network.vxlan_shut_at(giver, taker)
         pair.healthy_since = _since(pair.healthy_since, self._is_healthy(giver, taker), now)
         pair.sleeve_since = _since(pair.sleeve_since, self._sleeve_works(giver, taker), now)
         carries = giver.kernel is not None and giver.kernel.carries_to(taker.name)
@@ -112,11 +112,6 @@ class FastWatch:
 
     # --- what the world is like ------------------------------------------------------------------
 
-    def _is_blocked(self, giver: "Host", taker: "Host") -> bool:
-        """Heartbeats of one of the two do not arrive."""
-        network = self.network
-        return not (network.vxlan_is_open(giver, taker) and network.vxlan_is_open(taker, giver))
-
     def _sleeve_works(self, giver: "Host", taker: "Host") -> bool:
         """Nothing is wrong with anything but VXLAN, and the two are neighbours."""
         network = self.network
@@ -131,7 +126,7 @@ class FastWatch:
 
     def _is_healthy(self, giver: "Host", taker: "Host") -> bool:
         return (
-            not self._is_blocked(giver, taker)
+            self.network.vxlan_shut_at(giver, taker) is None
             and self._sleeve_works(giver, taker)
             and all(_is_willing(host) for host in (giver, taker))
             and all(_is_whole(host, self.world.now) for host in (giver, taker))

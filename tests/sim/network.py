@@ -63,6 +63,7 @@ class Network:
         self._blocked: dict[tuple[int, int], int] = {}
         self._udp_blocked: dict[tuple[int, int], int] = {}
         self._vxlan_blocked: dict[tuple[int, int], int] = {}
+        self._vxlan_shut_at: dict[tuple[int, int], float] = {}
         self._vxlan_rng = world.random("vxlan")
         self._hosts: dict[str, Host] = {}
         self._ends: dict[int, dict[int, End]] = {}
@@ -100,13 +101,19 @@ class Network:
             (giver.number, taker.number)
         )
 
+    def vxlan_shut_at(self, one: "Host", other: "Host") -> float | None:
+        """Since when VXLAN of one of the two has not got through, without a moment between."""
+        return self._vxlan_shut_at.get(_pair(one.number, other.number))
+
     def block_vxlan(self, giver: int, taker: int, count: int = 1) -> None:
         """UDP 6784 alone; with a negative count, as if it had not been."""
         pair = giver, taker
         self._vxlan_blocked[pair] = self._vxlan_blocked.get(pair, 0) + count
+        self._note_vxlan(giver, taker)
 
     def block(self, giver: int, taker: int) -> None:
         self._blocked[giver, taker] = self._blocked.get((giver, taker), 0) + 1
+        self._note_vxlan(giver, taker)
 
     def block_udp(self, giver: int, taker: int) -> None:
         self._udp_blocked[giver, taker] = self._udp_blocked.get((giver, taker), 0) + 1
@@ -116,10 +123,18 @@ class Network:
 
     def unblock(self, giver: int, taker: int) -> None:
         self._blocked[giver, taker] -= 1
+        self._note_vxlan(giver, taker)
         if not self._blocked[giver, taker]:
             for end in list(self._ends[taker].values()):
                 if end.other is not None and end.other.host.number == giver:
                     self._deliver(end)
+
+    def _note_vxlan(self, one: int, other: int) -> None:
+        ways = (one, other), (other, one)
+        if any(self._blocked.get(way) or self._vxlan_blocked.get(way) for way in ways):
+            self._vxlan_shut_at.setdefault(_pair(one, other), self._world.now)
+        else:
+            self._vxlan_shut_at.pop(_pair(one, other), None)
 
     def delay_s(self) -> float:
         return self._latency_s * (0.5 + self._rng.random())
@@ -335,3 +350,7 @@ class Network:
         if other.paused and other.open and end.incoming_bytes <= self._high_water_bytes // 4:
             other.paused = False
             other.host.post(other.host.link_resumed, other.link)
+
+
+def _pair(one: int, other: int) -> tuple[int, int]:
+    return min(one, other), max(one, other)
