@@ -66,8 +66,7 @@ class Nodes:
             return namespaces.run_inside(descriptor, work)
 
     def address(self, name: str) -> str:
-        (exposed,) = self._hosts[name].api.report().exposed
-        return exposed.partition("/")[0]
+        return self._hosts[name].api.report().exposed[0].partition("/")[0]
 
 
 def test_it_says_so_and_waits_until_that_one_is_replaced_and_frames_go_on(
