@@ -3,14 +3,17 @@
 WEAVEPY_KUBE_PODS=200    how many pods are made and deleted again in the test of what is left
 """
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from tests.kube.cluster import Cluster, condition
 from tests.kube.installed import (
+    NAMESPACE,
     fetch,
     is_ready,
     pod,
@@ -23,12 +26,13 @@ from tests.kube.installed import (
 from tests.kube.manifest import MANIFEST, objects
 from tests.kube.places import wait_for
 from tests.kube.services import Services
-from tests.kube.upgrades import Upgrades
+from tests.kube.upgrades import Upgrades, replace
 
 CHURN = int(os.environ.get("WEAVEPY_KUBE_PODS", "12"))
 AT_ONCE = 12
 
 RECLAIMED_WITHIN_S = 10.0
+ASKED_FOR = "10.32.5.6"
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +121,11 @@ class TestUpgrades(Upgrades):
     """In `upgrades`."""
 
 
-def test_the_events_of_a_pod_say_why_it_does_not_get_the_address_it_asks_for(
-    cluster: Cluster,
+def test_the_events_of_a_pod_say_why_it_does_not_get_the_address_it_asks_for_until_it_may(
+    cluster: Cluster, web: dict[str, str]
 ) -> None:
     asking = pod("asking", "n2")
-    asking["metadata"]["annotations"] = {"weavepy.io/addresses": "10.32.5.6"}
+    asking["metadata"]["annotations"] = {"weavepy.io/addresses": ASKED_FOR}
     cluster.apply(asking)
 
     def is_told() -> bool:
@@ -129,7 +133,36 @@ def test_the_events_of_a_pod_say_why_it_does_not_get_the_address_it_asks_for(
         return any("--allow-requested-addresses" in event["message"] for event in events)
 
     wait_for("an event names the option", is_told, 60)
-    cluster.kubectl("delete", "pod", "asking", "--force", "--grace-period=0")
+    with allowed_on(cluster, "n2"):
+        wait_for("kubelet has tried again", lambda: is_ready(cluster, "asking"), 90)
+        assert cluster.get("pod", "asking")["status"]["podIP"] == ASKED_FOR
+        assert fetch(cluster, "web-n1", f"http://{ASKED_FOR}:8080/hostname") == "asking"
+        cluster.kubectl("delete", "pod", "asking", "--force", "--grace-period=0")
+
+
+@contextlib.contextmanager
+def allowed_on(cluster: Cluster, node: str) -> Iterator[None]:
+    """Pods may ask for addresses on this node alone, so that no other router is replaced."""
+
+    daemon_set = "-n", NAMESPACE, "ds/weavepy"
+
+    def upgrade_as(strategy: object) -> None:
+        patch = json.dumps({"spec": {"updateStrategy": strategy}})
+        cluster.kubectl("patch", *daemon_set, "-p", patch)
+
+    def change(setting: str) -> None:
+        cluster.kubectl("set", "env", *daemon_set, "-c", "router", setting)
+        replace(cluster, "weavepy", node)
+        wait_for(f"{node} is Ready", lambda: node in ready_routers(cluster), 60)
+
+    before = cluster.get(*daemon_set)["spec"]["updateStrategy"]
+    upgrade_as({"type": "OnDelete", "rollingUpdate": None})
+    try:
+        change("WEAVEPY_ALLOW_REQUESTED_ADDRESSES=1")
+        yield
+    finally:
+        change("WEAVEPY_ALLOW_REQUESTED_ADDRESSES-")
+        upgrade_as(before)
 
 
 @pytest.mark.timeout(240 + 5 * CHURN)
