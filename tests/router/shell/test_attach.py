@@ -406,7 +406,7 @@ def test_no_descriptor_or_thread_is_left_open(world: World) -> None:
         world.attach(one, "10.32.0.1/12")
         world.attachments()
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before, "what was closed late may be fewer"
 
 
 def test_the_tap_becomes_a_port_of_the_bridge(world: World) -> None:
